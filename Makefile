@@ -1,0 +1,49 @@
+# Needs Python 3.11 or newer with pip and venv, and make: nothing else. `make PYTHON=python3.12 test` chooses another
+# interpreter; after a first run, `make clean` before that.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help demo test lint format bench clean
+.NOTPARALLEL:  # one environment serves all of them
+
+help:
+	@echo "make demo | test | lint | format | bench | clean"
+
+demo: .venv/with-sklearn
+	$(BIN)/fusedmlp demo
+
+test: .venv/with-test
+	$(BIN)/pytest
+
+# mypy reads a fresh copy, laid out as an install lays it out: type checkers do not follow an editable install.
+# All of build/ goes first, for setuptools would put a module that has since been deleted back from build/lib.
+lint: .venv/with-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --target build/installed .
+	cd build/installed && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
+
+format: .venv/with-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: .venv/with-bench
+	$(BIN)/python -m fusedmlp.benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache
+	find fusedmlp kernels backends model benchmarks tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Each set of extras is installed when first needed, and again when what is to be installed has changed. Editable:
+# an edit counts at once, and tests/test_packaging.py tries what a real install would hold.
+.venv/with-%: .venv/made pyproject.toml constraints.txt
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+.venv/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "fusedmlp needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) --version 2>&1)." \
+	           "Name another: make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	@touch $@
