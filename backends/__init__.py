@@ -1,0 +1,160 @@
+"""Where and how the kernels run: the selector, and one sub-package for each backend.
+
+Single kernels run where their arrays lie. A model runs on the backend that it names, else on the one that the
+environment variable FUSEDMLP_BACKEND names, else on cuda where it can be used, else on cpu.
+"""
+
+if __name__ != "fusedmlp.backends":  # run inside the checkout, which would load every module a second time
+    raise ImportError("there is no package `backends`: import `fusedmlp.backends`")
+
+import functools
+import inspect
+import os
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+from fusedmlp.backends import arrays
+from fusedmlp.backends.backend import Backend
+from fusedmlp.backends.errors import BackendUnavailable, Stopped
+from fusedmlp.backends.optimizers import SGD, Adam, AdamW, RMSprop
+
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "BackendUnavailable",
+    "RMSprop",
+    "Stopped",
+    "activate",
+    "activation_backward",
+    "available_backends",
+    "backend_of",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "dense",
+    "dense_backward",
+    "dense_forward",
+    "get_backend",
+    "half_mse",
+    "huber",
+    "log_softmax",
+    "mae",
+    "mse",
+    "set_num_threads",
+    "softmax",
+    "unavailable",
+    "warmup",
+]
+
+NAMES = ("python", "cpu", "cuda")
+
+
+def available_backends() -> tuple[str, ...]:
+    """The names of the backends that this machine can run."""
+    return tuple(name for name in NAMES if unavailable(name) is None)
+
+
+def unavailable(name: str) -> str | None:
+    """Why a backend cannot be used, and what would help; None where it can."""
+    if name == "cuda":
+        return (
+            "this release has no CUDA backend yet: its kernels compile for CUDA, but nothing launches them on a device; "
+            "use backend='cpu'"
+        )
+    return None
+
+
+@functools.cache
+def _make(name: str) -> Backend:
+    if name == "python":
+        from fusedmlp.backends.python.backend import PythonBackend
+
+        return PythonBackend()
+    from fusedmlp.backends.cpu.backend import CpuBackend
+
+    return CpuBackend()
+
+
+def get_backend(name: str = "auto") -> Backend:
+    """The backend of that name, an object with every kernel under its public name.
+
+    "auto" is FUSEDMLP_BACKEND where it is set, else cuda where it can be used, else cpu. ValueError for an unknown
+    name; BackendUnavailable, with cause and remedy, where an explicit choice cannot be met.
+    """
+    asked = "name"
+    if name == "auto":
+        name = os.environ.get("FUSEDMLP_BACKEND") or "auto"
+        asked = "FUSEDMLP_BACKEND"
+    if name == "auto":
+        name = "cuda" if unavailable("cuda") is None else "cpu"
+    if name not in NAMES:
+        raise ValueError(f"{asked}: unknown backend {name!r}; expected one of auto, {', '.join(NAMES)}")
+    cause = unavailable(name)
+    if cause is not None:
+        raise BackendUnavailable(f"backend {name!r} is not available: {cause}")
+    return _make(name)
+
+
+def backend_of(arguments: dict[str, Any]) -> Backend:
+    """The backend for arrays that lie where these do. TypeError naming each where they lie on several devices."""
+    device = arrays.common_device(arguments)
+    if device == "cuda":
+        return get_backend("cuda")
+    if device != "cpu":
+        raise TypeError(f"expected arrays in the processor's memory or on a CUDA device, got them on {device}")
+    return get_backend("python" if os.environ.get("FUSEDMLP_BACKEND") == "python" else "cpu")
+
+
+def set_num_threads(n: int) -> None:
+    """The most threads that a call on the CPU uses from now on. FUSEDMLP_NUM_THREADS sets it at the start; the
+    default is the smallest of physical cores, allowed processors and the control group's quota."""
+    if isinstance(n, bool) or not isinstance(n, int):
+        raise TypeError(f"n: expected a whole number of at least 1, got {n!r}")
+    if n < 1:
+        raise ValueError(f"n: expected a whole number of at least 1, got {n}")
+    _make("cpu").threads = n  # type: ignore[attr-defined]
+
+
+def warmup(dtype: str = "float32") -> None:
+    """Compiles what training and inference on the CPU need for a dtype, or loads it from disk, so that the first call
+    of a model does not wait."""
+    import numpy as np
+
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+    _make("cpu").entry("run", np.dtype(dtype))  # type: ignore[attr-defined]
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def _dispatched(kernel: Callable[Concatenate[Backend, P], R]) -> Callable[P, R]:
+    """A kernel of the backend where the arrays of its call lie."""
+    signature = inspect.signature(kernel)
+    own = signature.replace(parameters=list(signature.parameters.values())[1:])
+    names = tuple(own.parameters)
+
+    @functools.wraps(kernel)
+    def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
+        given = dict(zip(names, args, strict=False)) | kwargs
+        return kernel(backend_of(given), *args, **kwargs)
+
+    dispatched.__signature__ = own  # type: ignore[attr-defined]
+    dispatched.__module__ = "fusedmlp"
+    return dispatched
+
+
+dense = _dispatched(Backend.dense)
+dense_forward = _dispatched(Backend.dense_forward)
+dense_backward = _dispatched(Backend.dense_backward)
+activate = _dispatched(Backend.activate)
+activation_backward = _dispatched(Backend.activation_backward)
+softmax = _dispatched(Backend.softmax)
+log_softmax = _dispatched(Backend.log_softmax)
+mse = _dispatched(Backend.mse)
+half_mse = _dispatched(Backend.half_mse)
+mae = _dispatched(Backend.mae)
+huber = _dispatched(Backend.huber)
+cross_entropy = _dispatched(Backend.cross_entropy)
+binary_cross_entropy_with_logits = _dispatched(Backend.binary_cross_entropy_with_logits)

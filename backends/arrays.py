@@ -1,0 +1,119 @@
+"""The door for arrays: what a caller hands over becomes a NumPy view of it, and results become what the caller has.
+
+Inputs are never written and never converted: a wrong dtype, shape or device is an error that says how to mend it.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_DLPACK_DEVICES = {1: "cpu", 2: "cuda", 3: "cuda", 13: "cuda"}  # kDLCPU, kDLCUDA, kDLCUDAHost, kDLCUDAManaged
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` is an array of some library: NumPy's, or one that speaks DLPack or CUDA's array interface."""
+    return (
+        isinstance(value, np.ndarray) or hasattr(value, "__dlpack_device__") or hasattr(value, "__cuda_array_interface__")
+    )
+
+
+def device_of(value: Any) -> str:
+    """ "cpu" or "cuda", or the number that DLPack has for another device."""
+    if isinstance(value, np.ndarray):
+        return "cpu"
+    if hasattr(value, "__dlpack_device__"):
+        kind, _ = value.__dlpack_device__()
+        return _DLPACK_DEVICES.get(int(kind), f"DLPack device {int(kind)}")
+    return "cuda"
+
+
+def common_device(arrays: dict[str, Any]) -> str:
+    """The device of all arrays. TypeError naming each argument's where they differ."""
+    devices = {name: device_of(value) for name, value in arrays.items() if is_array(value)}
+    if len(set(devices.values())) > 1:
+        listed = ", ".join(f"{name} on {device}" for name, device in devices.items())
+        raise TypeError(f"expected all arrays on one device, got {listed}")
+    return next(iter(devices.values()), "cpu")
+
+
+def view(name: str, value: Any) -> np.ndarray:
+    """The NumPy view of an array in the processor's memory. TypeError for what is no array."""
+    if isinstance(value, np.ndarray):
+        return value
+    if not is_array(value):
+        kind = "None" if value is None else type(value).__name__
+        raise TypeError(f"{name}: expected an array, got {kind}; pass np.asarray({name}, dtype=np.float32)")
+    if device_of(value) != "cpu":
+        raise TypeError(f"{name}: expected an array in the processor's memory, got one on {device_of(value)}")
+    if getattr(value, "requires_grad", False):
+        raise TypeError(f"{name}: expected a tensor without gradient history; pass {name}.detach()")
+    return np.from_dlpack(value)
+
+
+def giver(value: Any) -> Callable[[np.ndarray], Any]:
+    """How a result becomes an array of the library of `value`."""
+    if isinstance(value, np.ndarray):
+        return _as_it_is
+    library = sys.modules.get(type(value).__module__.partition(".")[0])
+    return getattr(library, "from_dlpack", _as_it_is)
+
+
+def _as_it_is(array: np.ndarray) -> np.ndarray:
+    return array
+
+
+def floats(name: str, value: Any, dtype: np.dtype | None = None, like: str = "") -> np.ndarray:
+    """The contiguous NumPy form of a float32 or float64 array, copied only where its layout needs it. TypeError for
+    another dtype, or for one that is not `dtype`, that of the argument `like`."""
+    array = view(name, value)
+    if dtype is None and array.dtype not in FLOATS:
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; pass {name}.astype(np.float32)")
+    if dtype is not None and array.dtype != dtype:
+        raise TypeError(
+            f"{name}: expected {dtype} as {like} has, got {array.dtype}; pass {name}.astype(np.{dtype})"
+        )
+    flags = array.flags
+    if not (flags.c_contiguous and flags.aligned):
+        array = np.require(array, requirements=["C", "A"])
+    return array
+
+
+def shaped(name: str, array: np.ndarray, shape: Sequence[int], meaning: str) -> np.ndarray:
+    """`array`, whose shape must be `shape`; `meaning` says whose it is."""
+    if array.shape != tuple(shape):
+        raise ValueError(f"{name}: expected shape {tuple(shape)}, {meaning}, got {array.shape}")
+    return array
+
+
+def rows(name: str, array: np.ndarray, letters: str) -> np.ndarray:
+    """A one-dimensional array as one row, a two-dimensional one as it is."""
+    if array.ndim == 1:
+        return array[None]
+    if array.ndim == 2:
+        return array
+    raise ValueError(f"{name}: expected shape {letters} or one row of it, got {array.shape}")
+
+
+def writable(name: str, value: Any, dtype: np.dtype, like: str) -> np.ndarray:
+    """A view that is written: writable, contiguous, aligned, of the dtype of the argument `like`."""
+    array = view(name, value)
+    if array.dtype != dtype:
+        raise TypeError(f"{name}: expected {dtype} as {like} has, got {array.dtype}")
+    if not array.flags.writeable:
+        raise ValueError(f"{name}: expected a writable array, got a read-only one; pass {name}.copy()")
+    if not (array.flags.c_contiguous and array.flags.aligned):
+        raise ValueError(
+            f"{name}: expected a contiguous, aligned array, got strides {array.strides} for shape {array.shape}; "
+            f"pass np.ascontiguousarray({name})"
+        )
+    return array
+
+
+def check_apart(name: str, target: np.ndarray, inputs: dict[str, np.ndarray]) -> None:
+    """ValueError if `target` shares memory with an input."""
+    for other, array in inputs.items():
+        if np.may_share_memory(target, array) and np.shares_memory(target, array):
+            raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")

@@ -1,0 +1,459 @@
+"""A backend: the single kernels as callers see them, and the executor that trains.
+
+What a kernel checks, allocates and returns stands here, once for all backends; a subclass says where arrays live and
+how a body of kernels/ is entered.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends import arrays
+from fusedmlp.backends.plan import Plan, serial_plan
+from fusedmlp.backends.scratch import Scratch
+from fusedmlp.kernels import activations, losses, program
+from fusedmlp.kernels.activations import PARAMETERS, Activation
+from fusedmlp.kernels.losses import REDUCTIONS, Loss, reduction_factor
+from fusedmlp.kernels.optimizers import SLOTS, Hyperparameters
+from fusedmlp.kernels.rules import kind
+
+Array = Any  # NumPy's, or of another library that speaks DLPack
+Backprop = Callable[[Array], tuple[Array, Array, Array | None]]
+
+IDENTITY = kind("activations", "identity")
+LINE = 64  # bytes in a line of cache, to which rows are padded and shares are cut
+
+
+class State:
+    """What an optimizer keeps of one parameter: the number of steps taken, and its slots, zero at first."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, slots: int) -> None:
+        self.steps = 0
+        self.slots = tuple(np.zeros(shape, dtype) for _ in range(slots))
+        self.shape, self.dtype = shape, dtype
+
+
+class Backend:
+    """One way to run the kernels. Every kernel takes and returns arrays of the caller's library.
+
+    name    by which `get_backend` finds it
+    device  where its arrays live
+    panel   bytes of scratch in which dense_backward keeps rows of dz
+    """
+
+    name = ""
+    device = ""
+    panel = 1 << 20
+
+    def __init__(self) -> None:
+        self._scratch = Scratch()
+
+    # What a subclass says.
+
+    def workers_for(self, flops: float) -> int:
+        """How many workers a call of so many floating-point operations is worth."""
+        return 1
+
+    def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> int:
+        """Runs a body of kernels/single.py, or the interpreter ("run"), and returns what its first worker returned."""
+        raise NotImplementedError
+
+    def launch_interruptible(
+        self, body: str, dtype: np.dtype, workers: int, *arguments: Any
+    ) -> tuple[int, BaseException | None]:
+        """As `launch`, on other threads than the caller's, which waits. An exception that reaches it (Ctrl-C) asks the
+        workers to stop, and is returned beside the result when they are out."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """A line: the backend and what it runs on."""
+        return f"{self.name} on {self.device}"
+
+    def scratch_bytes(self) -> int:
+        """Bytes of scratch held for the next call, all threads together."""
+        return self._scratch.nbytes
+
+    # Dense layers.
+
+    def dense_forward(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None = None,
+        activation: str | Activation = "identity",
+        *,
+        out: Array | None = None,
+        return_saved: bool = False,
+        precision: str | None = None,
+    ) -> Any:
+        """y = f(x weightᵀ + bias), bias and activation applied to each tile of the product while it is in cache.
+
+        x            (B, I), or (I,) for one row, which gives a 1-D y
+        weight       (O, I), as torch.nn.Linear's
+        bias         (O,) or None
+        activation   a name, or a record of fusedmlp.activations
+        out          (B, O), written and returned: contiguous, of x's dtype, apart from every input
+        return_saved returns (y, saved); `saved` is what dense_backward needs: y itself, or z = x weightᵀ + bias
+        precision    None or "float32" on the CPU
+
+        All arrays are float32, or all float64. Allocates y, and z where it is saved; nothing else. Raises TypeError
+        for a wrong type, dtype or device and ValueError for a wrong shape or value, before anything is written.
+        """
+        _check_precision(precision)
+        rule = activations.get(activation)
+        given, x = x, arrays.floats("x", x)
+        x_rows = arrays.rows("x", x, "(B, I)")
+        weight, bias = _layer(x_rows, x.shape, weight, bias)
+        shape = (len(x_rows), len(weight))
+        result = (shape[1],) if x.ndim == 1 else shape
+        if out is None:
+            y = np.empty(shape, x.dtype)
+        else:
+            target = arrays.writable("out", out, x.dtype, "x")
+            y = arrays.shaped("out", target, result, "that of y").reshape(shape)
+            arrays.check_apart("out", y, {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias}))
+        keep = return_saved and rule.saves == "preactivation"
+        saved = np.empty(shape, x.dtype) if keep else y
+        if y.size:
+            self.launch(
+                "forward",
+                x.dtype,
+                self.workers_for(2.0 * y.size * x_rows.shape[1]),
+                *(x_rows, weight, _NONE[x.dtype] if bias is None else bias, y, saved, keep),
+                *(kind("activations", rule.name), rule.scope == "row", IDENTITY, _values(rule, x.dtype)),
+                LINE // x.itemsize,
+            )
+        give = arrays.giver(given)
+        returned = give(y.reshape(result)) if out is None else out
+        if not return_saved:
+            return returned
+        return returned, (give(saved.reshape(result)) if keep else returned)
+
+    def dense_backward(
+        self,
+        dy: Array,
+        x: Array,
+        weight: Array,
+        saved: Array,
+        activation: str | Activation,
+        *,
+        need_dx: bool = True,
+        precision: str | None = None,
+    ) -> tuple[Array | None, Array, Array]:
+        """(dx, dweight, dbias) of a dense layer, given dy, the gradient with respect to its output.
+
+        dy     (B, O), or (O,) with a 1-D x
+        x      (B, I), weight (O, I): what dense_forward was given
+        saved  (B, O): what dense_forward(..., return_saved=True) gave
+        need_dx=False skips dx and returns None in its place
+
+        dz = dy f'(z), dx = dz weight, dweight = dzᵀ x, dbias = the column sums of dz. dz is never held at full size.
+        Raises as dense_forward does.
+        """
+        _check_precision(precision)
+        rule = activations.get(activation)
+        given, dy = dy, arrays.floats("dy", dy)
+        x, saved = arrays.floats("x", x, dy.dtype, "dy"), arrays.floats("saved", saved, dy.dtype, "dy")
+        x_rows = arrays.rows("x", x, "(B, I)")
+        weight, _ = _layer(x_rows, x.shape, weight, None)
+        shape = (len(x_rows), len(weight))
+        result = (shape[1],) if x.ndim == 1 else shape
+        arrays.shaped("dy", dy, result, f"that of y for x {x.shape} and weight {weight.shape}")
+        arrays.shaped("saved", saved, result, f"that of y for x {x.shape} and weight {weight.shape}")
+        inputs = x_rows.shape[1]
+        dx = np.empty((shape[0] if need_dx else 0, inputs), x.dtype)
+        dweight, dbias = np.empty(weight.shape, x.dtype), np.empty(shape[1], x.dtype)
+        if shape[0] and shape[1]:
+            count = min(shape[0], max(1, self.panel // (shape[1] * x.itemsize)))
+            panel = self._scratch("panel", x.dtype, count * shape[1]).reshape(count, shape[1])
+            self.launch(
+                "backward",
+                x.dtype,
+                self.workers_for(2.0 * dy.size * inputs * (2 if need_dx else 1)),
+                *(dy.reshape(shape), x_rows, weight, saved.reshape(shape), panel, dx, dweight, dbias),
+                *(kind("activations", rule.name), IDENTITY, _values(rule, x.dtype), LINE // x.itemsize),
+            )
+        else:
+            for gradient in (dx, dweight, dbias):
+                gradient[...] = 0
+        give = arrays.giver(given)
+        return (give(dx.reshape(x.shape)) if need_dx else None), give(dweight), give(dbias)
+
+    def dense(
+        self, x: Array, weight: Array, bias: Array | None, activation: str | Activation, *, precision: str | None = None
+    ) -> tuple[Array, Backprop]:
+        """(y, backprop): y as dense_forward gives it, and backprop(dy) -> (dx, dweight, dbias), dbias None without a
+        bias. backprop reads x and weight as they are when it is called."""
+        y, saved = self.dense_forward(x, weight, bias, activation, return_saved=True, precision=precision)
+
+        def backprop(dy: Array) -> tuple[Array, Array, Array | None]:
+            dx, dweight, dbias = self.dense_backward(dy, x, weight, saved, activation, precision=precision)
+            return dx, dweight, None if bias is None else dbias
+
+        return y, backprop
+
+    # Activations alone.
+
+    def activate(self, z: Array, activation: str | Activation) -> Array:
+        """f(z) for z (B, C), or (C,) for one row, as a new array."""
+        rule = activations.get(activation)
+        given, z = z, arrays.floats("z", z)
+        z_rows = arrays.rows("z", z, "(B, C)")
+        y = np.empty(z_rows.shape, z.dtype)
+        if y.size:
+            self.launch(
+                "apply",
+                z.dtype,
+                self.workers_for(_ELEMENTWISE * y.size),
+                *(z_rows, y, kind("activations", rule.name), _values(rule, z.dtype)),
+            )
+        return arrays.giver(given)(y.reshape(z.shape))
+
+    def activation_backward(self, dy: Array, saved: Array, activation: str | Activation) -> Array:
+        """dz = dy f'(z) as a new array of dy's shape, (B, C) or (C,); `saved` is y or z, as the rule's `saves` says."""
+        rule = activations.get(activation)
+        given, dy = dy, arrays.floats("dy", dy)
+        saved = arrays.shaped("saved", arrays.floats("saved", saved, dy.dtype, "dy"), dy.shape, "that of dy")
+        dy_rows = arrays.rows("dy", dy, "(B, C)")
+        dz = np.empty(dy_rows.shape, dy.dtype)
+        if dz.size:
+            self.launch(
+                "apply_backward",
+                dy.dtype,
+                self.workers_for(_ELEMENTWISE * dz.size),
+                *(dy_rows, saved.reshape(dz.shape), dz, kind("activations", rule.name), _values(rule, dy.dtype)),
+            )
+        return arrays.giver(given)(dz.reshape(dy.shape))
+
+    def softmax(self, z: Array) -> Array:
+        """exp(z) / sum(exp(z)) of each row of z (B, C), or of one row (C,); finite for every finite z."""
+        return self.activate(z, activations.softmax)
+
+    def log_softmax(self, z: Array) -> Array:
+        """z - log(sum(exp(z))) of each row of z (B, C), or of one row (C,); finite for every finite z."""
+        return self.activate(z, activations.log_softmax)
+
+    # Losses: (prediction, target) -> (loss, gradient with respect to the prediction), in one pass.
+
+    def mse(
+        self, prediction: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        """(a - t)², as torch.nn.MSELoss: (loss, gradient).
+
+        prediction, target  (B, O)
+        reduction           "mean" over all elements, "sum", or "none" for the loss of each element
+        sample_weight       (B,): multiplies each row; the mean is then over the weights' sum times O
+        returns             loss 0-d, or (B, O) for "none"; gradient (B, O), of the sum for "none"
+        """
+        return self._element_loss(losses.mse, "prediction", prediction, target, reduction, sample_weight)
+
+    def half_mse(
+        self, prediction: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        """½ (a - t)²; with reduction "sum" its gradient is a - t. Shapes and reductions as in `mse`."""
+        return self._element_loss(losses.half_mse, "prediction", prediction, target, reduction, sample_weight)
+
+    def mae(
+        self, prediction: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        """|a - t|, as torch.nn.L1Loss; its gradient at 0 is 0. Shapes and reductions as in `mse`."""
+        return self._element_loss(losses.mae, "prediction", prediction, target, reduction, sample_weight)
+
+    def huber(
+        self,
+        prediction: Array,
+        target: Array,
+        *,
+        reduction: str = "mean",
+        sample_weight: Array | None = None,
+        delta: float = 1.0,
+    ) -> tuple[Array, Array]:
+        """½ d² for d = |a - t| up to `delta`, then delta (d - ½ delta), as torch.nn.HuberLoss. Shapes and reductions
+        as in `mse`."""
+        if not (isinstance(delta, int | float | np.number) and 0 < delta < float("inf")):
+            raise ValueError(f"delta: expected a finite number above 0, got {delta!r}")
+        rule = losses.huber(delta=float(delta))
+        return self._element_loss(rule, "prediction", prediction, target, reduction, sample_weight)
+
+    def binary_cross_entropy_with_logits(
+        self, logits: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        """-t log(a) - (1 - t) log(1 - a) with a = sigmoid(logits), as torch.nn.BCEWithLogitsLoss; finite for every
+        finite logit. target (B, O) holds probabilities. Shapes and reductions as in `mse`."""
+        return self._element_loss(losses.binary_cross_entropy, "logits", logits, target, reduction, sample_weight)
+
+    def cross_entropy(
+        self, logits: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
+    ) -> tuple[Array, Array]:
+        """-sum(t log(softmax(logits))) of each row, as torch.nn.CrossEntropyLoss: (loss, gradient).
+
+        logits         (B, C)
+        target         class indices (B,) of any integer dtype, or probability rows (B, C) of the logits' dtype
+        reduction      "mean" over the rows, "sum", or "none" for the loss of each row
+        sample_weight  (B,): multiplies each row; the mean is then over the weights' sum
+        returns        loss 0-d, or (B,) for "none"; gradient (B, C)
+
+        An index outside 0 .. C - 1 is a ValueError.
+        """
+        given, a = logits, arrays.floats("logits", logits)
+        _check_matrix("logits", a, "(B, C)")
+        known = arrays.view("target", target)
+        if known.ndim == 2 and known.dtype.kind == "f":
+            known = arrays.floats("target", known, a.dtype, "logits")
+            truth, labels = arrays.shaped("target", known, a.shape, "that of logits"), _NO_LABELS
+        else:
+            truth, labels = np.empty((0, a.shape[1]), a.dtype), class_indices("target", known, *a.shape)
+        return self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
+
+    def _element_loss(
+        self, rule: Loss, name: str, prediction: Array, target: Array, reduction: str, sample_weight: Array | None
+    ) -> tuple[Array, Array]:
+        given, a = prediction, arrays.floats(name, prediction)
+        _check_matrix(name, a, "(B, O)")
+        truth = arrays.shaped("target", arrays.floats("target", target, a.dtype, name), a.shape, f"that of {name}")
+        return self._loss(rule, given, a, truth, _NO_LABELS, reduction, sample_weight)
+
+    def _loss(
+        self,
+        rule: Loss,
+        given: Array,
+        a: np.ndarray,
+        truth: np.ndarray,
+        labels: np.ndarray,
+        reduction: str,
+        sample_weight: Array | None,
+    ) -> tuple[Array, Array]:
+        if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+            raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+        rows, columns = a.shape
+        weights = _NONE[a.dtype]
+        if sample_weight is not None:
+            weights = arrays.floats("sample_weight", sample_weight, a.dtype, "the first argument")
+            arrays.shaped("sample_weight", weights, (rows,), "one for each row")
+        give = arrays.giver(given)
+        gradient = np.empty(a.shape, a.dtype)
+        each = reduction == "none"
+        per_row = (rows, columns if each and rule.scope == "element" else 1)
+        values = np.empty(per_row, a.dtype) if each else self._scratch("losses", a.dtype, rows).reshape(per_row)
+        total = self._scratch("total", np.dtype(np.float64), 1)
+        total[0] = 0.0
+        mass = float(rows) if sample_weight is None else float(weights.sum(dtype=np.float64))
+        mean_of_nothing = reduction == "mean" and mass * columns == 0.0
+        if a.size:
+            factor = np.nan if mean_of_nothing else reduction_factor(rule, reduction, mass, columns)
+            self.launch(
+                "loss",
+                a.dtype,
+                self.workers_for(_ELEMENTWISE * a.size),
+                *(a, truth, labels, gradient, values, total, weights, a.dtype.type(factor)),
+                *(kind("losses", rule.name), _values(rule, a.dtype)),
+            )
+        if each:
+            return give(values.reshape(rows) if rule.scope == "row" else values), give(gradient)
+        return give(np.array(np.nan if mean_of_nothing else total[0], a.dtype)), give(gradient)
+
+    # Optimizers.
+
+    def update_inplace(self, optimizer: Hyperparameters, parameter: Array, gradient: Array, state: State) -> None:
+        """One step of `optimizer`: writes `parameter` and `state`.
+
+        parameter  of any shape, float32 or float64, contiguous and writable
+        gradient   of the same shape and dtype
+        state      what optimizer.init(parameter) gave
+        """
+        view = arrays.view("parameter", parameter)
+        w = arrays.writable("parameter", parameter, _float_dtype("parameter", view), "it")
+        g = arrays.floats("gradient", gradient, w.dtype, "parameter")
+        arrays.shaped("gradient", g, w.shape, "that of parameter")
+        if state.shape != w.shape or state.dtype != w.dtype:
+            raise ValueError(
+                f"state: expected one made by init for {w.dtype} {w.shape}, got one for {state.dtype} {state.shape}"
+            )
+        rule = optimizer.update_rule()
+        flat = [array.reshape(1, -1) for array in (g, w, *state.slots)]
+        flat += [flat[1]] * (2 + SLOTS - len(flat))
+        scalars = optimizer.table(state.steps + 1, 1)[0]
+        if w.size:
+            self.launch(
+                "step",
+                w.dtype,
+                self.workers_for(_ELEMENTWISE * w.size),
+                *flat,
+                kind("updates", rule.name),
+                tuple(w.dtype.type(value) for value in scalars),
+                LINE // w.itemsize,
+            )
+        state.steps += 1
+
+    # Training.
+
+    def executor(self, network: program.Network, dtype: str = "float32", plan: Any = None) -> Any:
+        """What holds and trains one network's parameters on this backend."""
+        from fusedmlp.backends.executor import Executor
+
+        return Executor(self, network, np.dtype(dtype), plan)
+
+    def plan(self, network: program.Network, batch: int) -> Plan:
+        """How training steps of `batch` rows are shared out among workers."""
+        return serial_plan(network)
+
+
+_ELEMENTWISE = 20.0  # floating-point operations that one element of a loss, activation or update counts for
+_NONE = {dtype: np.empty(0, dtype) for dtype in arrays.FLOATS}
+_NO_LABELS = np.empty(0, np.int64)
+
+
+def _values(rule: Activation | Loss, dtype: np.dtype) -> tuple[Any, ...]:
+    """A rule's parameters as scalars of the compute dtype."""
+    values = [value for _, value in rule.parameters] + [0.0] * PARAMETERS
+    return tuple(dtype.type(value) for value in values[:PARAMETERS])
+
+
+def _check_precision(precision: str | None) -> None:
+    if precision not in (None, "float32"):
+        raise ValueError(
+            f"precision: expected None or 'float32' on the CPU, got {precision!r} ('tf32' and 'bf16' need backend cuda)"
+        )
+
+
+def _check_matrix(name: str, array: np.ndarray, letters: str) -> None:
+    if array.ndim != 2:
+        raise ValueError(f"{name}: expected shape {letters}, got {array.shape}")
+
+
+def _float_dtype(name: str, array: np.ndarray) -> np.dtype:
+    if array.dtype not in arrays.FLOATS:
+        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; pass {name}.astype(np.float32)")
+    return array.dtype
+
+
+def _layer(
+    x_rows: np.ndarray, x_shape: tuple[int, ...], weight: Array, bias: Array | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """weight and bias, fitting x and each other."""
+    w = arrays.floats("weight", weight, x_rows.dtype, "x")
+    _check_matrix("weight", w, "(O, I)")
+    if w.shape[1] != x_rows.shape[1]:
+        raise ValueError(
+            f"x and weight: expected shapes (B, I) and (O, I) with one I, got x {x_shape} and weight {w.shape}"
+        )
+    if bias is None:
+        return w, None
+    b = arrays.floats("bias", bias, x_rows.dtype, "x")
+    return w, arrays.shaped("bias", b, (len(w),), f"(O,) of weight {w.shape}")
+
+
+def class_indices(name: str, indices: np.ndarray, rows: int, classes: int) -> np.ndarray:
+    """Class indices (B,) as int64, each within 0 .. classes - 1."""
+    if indices.dtype.kind not in "iu":
+        raise TypeError(
+            f"{name}: expected integer class indices (B,) or probability rows (B, C), got {indices.dtype} "
+            f"{indices.shape}; pass {name}.astype(np.int64)"
+        )
+    arrays.shaped(name, indices, (rows,), "one index for each row")
+    if rows:
+        for index in (indices.min(), indices.max()):
+            if not 0 <= int(index) < classes:
+                raise ValueError(f"{name}: expected class indices from 0 to {classes - 1} ({classes} classes), got {index}")
+    return np.require(indices.astype(np.int64, copy=False), requirements=["C", "A"])

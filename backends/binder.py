@@ -1,0 +1,144 @@
+"""Binding: a plain function of kernels/ becomes one backend's.
+
+The function is rebuilt over a copy of its module's globals in which every word is the backend's, every choice a
+tree of that backend's bodies, and every function it calls is bound the same way. Nothing is executed and no
+source is touched, so a debugger still stops in the file that everybody reads.
+
+Numba's cache on disk tells functions apart by file, qualified name, argument types and byte code, and none of
+these sees what a global stands for: two bindings of one body would overwrite each other, and the second would
+silently run the first's machine code. So each rebuilt function carries in its qualified name a digest of the
+binding and of every source under kernels/.
+"""
+
+import hashlib
+import types
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import fusedmlp.kernels
+from fusedmlp.kernels.choice import Choice
+from fusedmlp.kernels.rules import FAMILIES
+from fusedmlp.kernels.vocabulary import WORDS
+
+Holes = Mapping[str, Any]
+NO_HOLES: Holes = MappingProxyType({})
+
+def sources_in(folder: Path) -> tuple[Path, ...]:
+    return tuple(sorted(folder.glob("**/*.py")))
+
+
+def source_digest(sources: Iterable[Path]) -> str:
+    digest = hashlib.sha256()
+    for source in sources:
+        digest.update(source.name.encode() + source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+class Binder:
+    """Binds functions of kernels/ to one set of words.
+
+    words    word -> what it means here; every word of the vocabulary
+    compile  compile(function, inline) makes a rebuilt function callable; `inline` asks that it become part of its
+             caller: one of the thin layers between a choice and its loops
+    folder   the backend's own sources, which go into the digest with those of kernels/ and this file
+    """
+
+    def __init__(
+        self,
+        words: Mapping[str, Callable[..., Any]],
+        compile: Callable[[Callable[..., Any], bool], Any],
+        folder: Path,
+    ) -> None:
+        missing = WORDS.keys() - words.keys()
+        if missing:
+            raise ValueError(f"words: a backend defines every word; missing are {', '.join(sorted(missing))}")
+        self._words = words
+        self._compile = compile
+        kernels = Path(fusedmlp.kernels.__file__).parent
+        self.digest = source_digest((Path(__file__), *sources_in(kernels), *sources_in(folder)))
+        self._bound: dict[Any, Any] = {}
+
+    def bind(self, function: Callable[..., Any]) -> Any:
+        """`function` as this backend's, compiled. The same function gives the same object."""
+        return self._bind(function)
+
+    def wrap(self, function: Callable[..., Any], label: str, **globals: Any) -> types.FunctionType:
+        """`function`, a backend's own entry around a bound body, over the globals given; not compiled."""
+        scope = {"__name__": function.__module__} | globals
+        return self._renamed(types.FunctionType(function.__code__, scope, function.__name__), label)
+
+    def _bind(self, function: Any, holes: Holes = NO_HOLES, rule: str = "", inline: bool = False) -> Any:
+        if not _mentions(function, holes.keys()):
+            holes, rule = NO_HOLES, ""
+        key = (function, rule, inline)
+        if key not in self._bound:
+            self._bound[key] = self._compile(self._rebuild(function, holes, rule), inline)
+        return self._bound[key]
+
+    def _rebuild(self, function: Any, holes: Holes, rule: str) -> types.FunctionType:
+        scope: dict[str, Any] = {"__name__": function.__module__}
+        for name in _global_names(function.__code__):
+            if name in holes:
+                scope[name] = holes[name]
+            elif name in function.__globals__:
+                scope[name] = self._meaning(function.__globals__[name], holes, rule)
+        return self._renamed(types.FunctionType(function.__code__, scope, function.__name__), rule)
+
+    def _renamed(self, function: types.FunctionType, label: str) -> types.FunctionType:
+        function.__qualname__ = ".".join(filter(None, (function.__name__, label, self.digest)))
+        return function
+
+    def _meaning(self, found: Any, holes: Holes, rule: str) -> Any:
+        if isinstance(found, types.FunctionType):
+            if WORDS.get(found.__name__) is found:
+                return self._words[found.__name__]
+            return self._bind(found, holes, rule)
+        if isinstance(found, Choice):
+            if found not in self._bound:
+                self._bound[found] = self._tree(found)
+            return self._bound[found]
+        if isinstance(found, bool | int | float):
+            return found
+        raise TypeError(f"a body may name words, bodies, rules and numbers, not {found!r}")
+
+    def _tree(self, choice: Choice) -> Any:
+        """The choice as a tree of forks over the family's rules; all but the root are inlined."""
+
+        def leaf(number: int) -> Any:
+            rule = FAMILIES[choice.family][number]
+            holes = {
+                hole: self._bind(formula) if isinstance(formula, types.FunctionType) else formula
+                for hole, formula in choice.holes(rule).items()
+            }
+            return self._bind(choice.template(rule), holes, f"{choice.family}.{rule.name}", inline=True)
+
+        def grow(first: int, last: int, inline: bool) -> Any:
+            if last - first == 1:
+                return leaf(first)
+            middle = (first + last) // 2
+            holes = {"KIND": middle, "lower": grow(first, middle, True), "upper": grow(middle, last, True)}
+            return self._compile(self._rebuild(choice.fork, holes, f"{choice.family}.{first}"), inline)
+
+        return grow(0, len(FAMILIES[choice.family]), False)
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)
+
+
+def _mentions(function: Any, holes: Any) -> bool:
+    """Whether a function, or one that it calls, names one of the holes."""
+    if not isinstance(function, types.FunctionType):
+        return False
+    for name in _global_names(function.__code__):
+        if name in holes:
+            return True
+        found = function.__globals__.get(name)
+        if WORDS.get(name) is not found and _mentions(found, holes):
+            return True
+    return False

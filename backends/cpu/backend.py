@@ -1,0 +1,241 @@
+"""The bodies compiled by Numba for the processor, run by one thread or by a gang of them."""
+
+import os
+import threading
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba import njit, types
+
+from fusedmlp.backends.backend import Backend
+from fusedmlp.backends.binder import Binder
+from fusedmlp.backends.cpu import machine, words
+from fusedmlp.backends.cpu.blas import Hold
+from fusedmlp.backends.cpu.threads import default_threads
+from fusedmlp.backends.gang import Gang
+from fusedmlp.backends.plan import Plan, Rates, choose_plan
+from fusedmlp.backends.scratch import aligned
+from fusedmlp.kernels import interpreter, single
+from fusedmlp.kernels.interpreter import INTERRUPTED
+from fusedmlp.kernels.optimizers import SCALARS
+from fusedmlp.kernels.program import Network
+
+
+def enter(context, *arguments):
+    """The compiled entry around a body: subnormals count as zero inside, and the caller's mode is given back."""
+    mode = flush_subnormals()
+    result = body(context, *arguments)
+    restore_subnormals(mode)
+    return result
+
+
+def body(*arguments):
+    """Stands for the bound body in `enter`."""
+
+
+class CpuBackend(Backend):
+    name = "cpu"
+    device = "cpu"
+    panel = 1 << 20
+
+    def __init__(self) -> None:
+        super().__init__()
+        machine.load_blas()
+        self._binder = Binder(words.WORDS, _compile_inner, Path(__file__).parent)
+        self._entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
+        self._compiling = threading.RLock()
+        self._hold = Hold()
+        self._threads = _threads_from_environment() or default_threads()
+        self._forget_gang()
+        os.register_at_fork(after_in_child=self._forget_gang)
+
+    def _forget_gang(self) -> None:
+        """After a fork the child has none of the threads."""
+        self._gangs: dict[int, Gang] = {}
+        self._compiling = threading.RLock()
+        self._hold = Hold()
+
+    @property
+    def threads(self) -> int:
+        """The most workers of a call."""
+        return self._threads if machine.CAN_YIELD else 1
+
+    @threads.setter
+    def threads(self, number: int) -> None:
+        self._threads = number
+
+    def describe(self) -> str:
+        vector = numba.core.config.CPU_NAME or _host_name()
+        return f"cpu: compiled by Numba {numba.__version__} for {vector}, up to {self.threads} threads"
+
+    @cache  # noqa: B019  a backend lives as long as the process
+    def rates(self) -> Rates:
+        """What this machine does, measured once and kept on disk."""
+        from fusedmlp.backends.cpu.rates import measured
+
+        return measured(self)
+
+    def workers_for(self, flops: float) -> int:
+        if self.threads == 1 or flops < 1e5:
+            return 1
+        rates = self.rates()
+        serial = flops / rates.flops
+        return self.threads if serial / self.threads + rates.handover < 0.8 * serial else 1
+
+    def plan(self, network: Network, batch: int) -> Plan:
+        return choose_plan(network, batch, self.threads, self.rates() if self.threads > 1 else None)
+
+    def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
+        if workers > 1:
+            result, reached = self.launch_interruptible(body, dtype, workers, *arguments)
+            if reached is not None:
+                raise reached
+            return result
+        entry = self.entry(body, dtype)
+        sync = self._scratch("sync", _INT64, words.SYNC_LENGTH)
+        sync[:] = 0
+        with self._hold:
+            return entry((0, 1, sync, self._scratch("tile", dtype, words.TILE)), *arguments)
+
+    def launch_interruptible(
+        self, body: str, dtype: np.dtype, workers: int, *arguments: Any
+    ) -> tuple[Any, BaseException | None]:
+        entry = self.entry(body, dtype)
+        sync = aligned(words.SYNC_LENGTH, _INT64)
+        sync[:] = 0
+        tiles = self._scratch("tiles", dtype, words.TILE * workers).reshape(workers, words.TILE)
+        contexts = [(number, workers, sync, tiles[number]) for number in range(workers)]
+
+        def interrupt() -> None:
+            sync[words.REQUEST] = INTERRUPTED
+
+        def abandon() -> None:
+            sync[words.ABANDONED] = 1
+
+        with self._hold:
+            return self._gang(workers).run(entry, contexts, arguments, interrupt, abandon)
+
+    def _gang(self, workers: int) -> Gang:
+        with self._compiling:
+            return self._gangs.setdefault(workers, Gang(workers))
+
+    # Compiling.
+
+    def entry(self, body: str, dtype: np.dtype) -> Callable[..., Any]:
+        """The compiled entry of a body for a dtype: from memory, from disk, or made now, in seconds."""
+        found = self._entries.get((body, dtype))
+        if found is not None:
+            return found
+        with self._compiling:
+            if (body, dtype) not in self._entries:
+                self._entries[body, dtype] = self._compile_entry(body, dtype)
+            return self._entries[body, dtype]
+
+    def _compile_entry(self, name: str, dtype: np.dtype) -> Callable[..., Any]:
+        function = interpreter.run if name == "run" else getattr(single, name)
+        outer = types_of_entry(name, dtype)
+        bound = self._binder.wrap(
+            enter,
+            body=self._binder.bind(function),
+            flush_subnormals=machine.flush_subnormals,
+            restore_subnormals=machine.restore_subnormals,
+            label=f"{name}.{dtype}",
+        )
+        return compile_cached(bound, outer, announce=f"fusedmlp: compiling {name} for {dtype} (once on this machine)")
+
+
+def compile_cached(function: Callable[..., Any], signature: Any, announce: str) -> Callable[..., Any]:
+    """`function` compiled for one signature, from Numba's cache on disk where it is there."""
+    try:
+        dispatcher = njit(cache=True, **words.OPTIONS)(function)
+    except RuntimeError as error:  # no folder can be written
+        _warn_once(str(error))
+        dispatcher = njit(**words.OPTIONS)(function)
+    from fusedmlp.backends.cpu.announce import announced
+
+    with announced(announce, dispatcher):
+        dispatcher.compile(signature)
+    dispatcher.disable_compile()
+    return dispatcher
+
+
+@cache
+def _warn_once(cause: str) -> None:
+    warnings.warn(
+        f"fusedmlp: compiled kernels are kept in memory only, so each process compiles them again ({cause}); "
+        "set NUMBA_CACHE_DIR to a folder that can be written",
+        RuntimeWarning,
+        stacklevel=2,
+    )
+
+
+def _compile_inner(function: Callable[..., Any], inline: bool) -> Any:
+    return njit(**(words.INLINED if inline else words.INNER))(function)
+
+
+def _threads_from_environment() -> int | None:
+    text = os.environ.get("FUSEDMLP_NUM_THREADS")
+    if not text:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"FUSEDMLP_NUM_THREADS: expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _host_name() -> str:
+    import llvmlite.binding as llvm
+
+    return llvm.get_host_cpu_name()
+
+
+_INT64 = np.dtype(np.int64)
+
+
+def types_of_entry(name: str, dtype: np.dtype) -> tuple[Any, ...]:
+    """The types of an entry's arguments. Inputs are read-only contiguous arrays, which writable and memory-mapped
+    ones fit: every other layout would be seconds more of compiling."""
+    scalar = types.float32 if dtype == np.float32 else types.float64
+
+    def reads(dimensions: int, of: Any = scalar) -> Any:
+        return types.Array(of, dimensions, "C", readonly=True)
+
+    def writes(dimensions: int, of: Any = scalar) -> Any:
+        return types.Array(of, dimensions, "C")
+
+    number, flag = types.int64, types.boolean
+    context = types.Tuple((number, number, writes(1, number), writes(1)))
+    parameters = types.UniTuple(scalar, 2)
+    labels = reads(1, number)
+    arguments: dict[str, tuple[Any, ...]] = {
+        "forward": (
+            *(reads(2), reads(2), reads(1), writes(2), writes(2), flag),
+            *(number, flag, number, parameters, number),
+        ),
+        "backward": (
+            *(reads(2), reads(2), reads(2), reads(2), writes(2), writes(2), writes(2), writes(1)),
+            *(number, number, parameters, number),
+        ),
+        "apply": (reads(2), writes(2), number, parameters),
+        "apply_backward": (reads(2), reads(2), writes(2), number, parameters),
+        "loss": (
+            *(reads(2), reads(2), labels, writes(2), writes(2), writes(1, types.float64), reads(1), scalar),
+            *(number, parameters),
+        ),
+        "step": (
+            *(reads(2), writes(2), writes(2), writes(2), writes(2)),
+            *(number, types.UniTuple(scalar, SCALARS), number),
+        ),
+        "run": (
+            *(reads(2, number), writes(1), types.Tuple((reads(2), reads(2), reads(1)))),
+            *(types.Tuple((labels, writes(1, number))), reads(1, number), reads(2), writes(1, types.float64)),
+            *(writes(2), number, number, number, flag),
+        ),
+    }
+    return (context, types.StarArgTuple(arguments[name]))
+
+

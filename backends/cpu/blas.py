@@ -1,0 +1,43 @@
+"""SciPy's BLAS held to one thread while our own threads call it, and given back afterwards."""
+
+import threading
+from types import TracebackType
+from typing import Any
+
+
+class Hold:
+    """A context manager, entered by any number of threads at once: the first one in sets BLAS to one thread, the last
+    one out restores what it had."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._libraries: list[Any] | None = None
+        self._before: list[int] = []
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if self._libraries is None:
+                self._libraries = _scipy_blas()
+            if self._inside == 0:
+                self._before = [library.get_num_threads() for library in self._libraries]
+                for library, threads in zip(self._libraries, self._before, strict=True):
+                    if threads != 1:
+                        library.set_num_threads(1)
+            self._inside += 1
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for library, threads in zip(self._libraries or [], self._before, strict=True):
+                    if threads != 1:
+                        library.set_num_threads(threads)
+
+
+def _scipy_blas() -> list[Any]:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(user_api="blas").lib_controllers

@@ -1,0 +1,299 @@
+"""What the processor must be told in its own terms: views without checks, atomics, the pause and yield of a waiting
+worker, the treatment of subnormals, and SciPy's BLAS. Each is one Numba intrinsic of a few LLVM instructions.
+
+Everything here survives Numba's cache on disk: symbols are called by name, and no address is compiled in.
+"""
+
+import ctypes
+import platform
+import sys
+from functools import cache
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+ARM = platform.machine().lower() in ("aarch64", "arm64")
+X86 = platform.machine().lower() in ("x86_64", "amd64")
+
+int32 = ir.IntType(32)
+int64 = ir.IntType(64)
+
+
+# Views. The arrays that they give own nothing, so Numba counts no references for them.
+
+
+def _view(context, builder, array_type, pointer, shape, strides):
+    array = context.make_array(array_type)(context, builder)
+    itemsize = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
+    context.populate_array(
+        array,
+        data=builder.bitcast(pointer, array.data.type),
+        shape=shape,
+        strides=strides,
+        itemsize=context.get_constant(types.intp, itemsize),
+        meminfo=None,
+    )
+    return array._getvalue(), itemsize
+
+
+def _size(context, builder, value, value_type):
+    return context.cast(builder, value, value_type, types.intp)
+
+
+@intrinsic
+def matrix(typing_context, buffer, at, rows, columns):
+    result = types.Array(buffer.dtype, 2, "C")
+
+    def generate(context, builder, signature, arguments):
+        source = context.make_array(signature.args[0])(context, builder, arguments[0])
+        at, rows, columns = (
+            _size(context, builder, a, t) for a, t in zip(arguments[1:], signature.args[1:], strict=True)
+        )
+        itemsize = context.get_constant(types.intp, buffer.dtype.bitwidth // 8)
+        strides = (builder.mul(columns, itemsize), itemsize)
+        view, _ = _view(context, builder, result, builder.gep(source.data, [at]), (rows, columns), strides)
+        return view
+
+    return result(buffer, at, rows, columns), generate
+
+
+@intrinsic
+def vector(typing_context, buffer, at, length):
+    result = types.Array(buffer.dtype, 1, "C")
+
+    def generate(context, builder, signature, arguments):
+        source = context.make_array(signature.args[0])(context, builder, arguments[0])
+        at, length = (_size(context, builder, a, t) for a, t in zip(arguments[1:], signature.args[1:], strict=True))
+        itemsize = context.get_constant(types.intp, buffer.dtype.bitwidth // 8)
+        view, _ = _view(context, builder, result, builder.gep(source.data, [at]), (length,), (itemsize,))
+        return view
+
+    return result(buffer, at, length), generate
+
+
+@intrinsic
+def block(typing_context, a, row, column, rows, columns):
+    result = types.Array(a.dtype, 2, "A")
+
+    def generate(context, builder, signature, arguments):
+        source = context.make_array(signature.args[0])(context, builder, arguments[0])
+        row, column, rows, columns = (
+            _size(context, builder, x, t) for x, t in zip(arguments[1:], signature.args[1:], strict=True)
+        )
+        stride, itemsize = cgutils.unpack_tuple(builder, source.strides, 2)
+        offset = builder.add(builder.mul(row, stride), builder.mul(column, itemsize))
+        pointer = cgutils.pointer_add(builder, source.data, offset)
+        view, _ = _view(context, builder, result, pointer, (rows, columns), (stride, itemsize))
+        return view
+
+    return result(a, row, column, rows, columns), generate
+
+
+@intrinsic
+def row(typing_context, a, i):
+    result = types.Array(a.dtype, 1, "C")
+
+    def generate(context, builder, signature, arguments):
+        source = context.make_array(signature.args[0])(context, builder, arguments[0])
+        i = _size(context, builder, arguments[1], signature.args[1])
+        stride, itemsize = cgutils.unpack_tuple(builder, source.strides, 2)
+        columns = cgutils.unpack_tuple(builder, source.shape, 2)[1]
+        pointer = cgutils.pointer_add(builder, source.data, builder.mul(i, stride))
+        itemsize = context.get_constant(types.intp, a.dtype.bitwidth // 8)
+        view, _ = _view(context, builder, result, pointer, (columns,), (itemsize,))
+        return view
+
+    return result(a, i), generate
+
+
+# Atomics on an int64 array: arrivals and generations of the barrier, requests to stop.
+
+
+def _element(context, builder, signature, arguments):
+    array = context.make_array(signature.args[0])(context, builder, arguments[0])
+    return builder.gep(array.data, [_size(context, builder, arguments[1], signature.args[1])])
+
+
+@intrinsic
+def atomic_add(typing_context, array, index, amount):
+    """array[index] += amount, sequentially consistent; the value before."""
+
+    def generate(context, builder, signature, arguments):
+        amount = _size(context, builder, arguments[2], signature.args[2])
+        return builder.atomic_rmw("add", _element(context, builder, signature, arguments), amount, "seq_cst")
+
+    return types.int64(array, index, amount), generate
+
+
+@intrinsic
+def atomic_load(typing_context, array, index):
+    """array[index], acquire."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load_atomic(_element(context, builder, signature, arguments), "acquire", 8)
+
+    return types.int64(array, index), generate
+
+
+@intrinsic
+def atomic_store(typing_context, array, index, value):
+    """array[index] = value, sequentially consistent."""
+
+    def generate(context, builder, signature, arguments):
+        value = _size(context, builder, arguments[2], signature.args[2])
+        builder.store_atomic(value, _element(context, builder, signature, arguments), "seq_cst", 8)
+        return context.get_dummy_value()
+
+    return types.void(array, index, value), generate
+
+
+def _declare(builder, name, result, parameters):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, parameters), name)
+
+
+@intrinsic
+def pause(typing_context):
+    """Tells the core that this is a loop that waits."""
+
+    def generate(context, builder, signature, arguments):
+        if X86:
+            builder.call(_declare(builder, "llvm.x86.sse2.pause", ir.VoidType(), []), [])
+        elif ARM:
+            builder.call(_declare(builder, "llvm.aarch64.hint", ir.VoidType(), [int32]), [int32(1)])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+yield_core = types.ExternalFunction("sched_yield", types.intc())
+
+# Whether waiting workers can give up their core: without it a gang is not formed and everything runs serially.
+CAN_YIELD = sys.platform != "win32" and hasattr(ctypes.CDLL(None), "sched_yield")
+
+
+# Subnormal numbers count as zero while a compiled call runs: without that the momentum of dead units sticks among
+# them, and the update runs 50 to 90 times slower (2 cores with AVX-512).
+
+SSE_FLUSH = 0x8040  # MXCSR: bit 15 flushes results to zero, bit 6 reads subnormals as zero.
+ARM_FLUSH = 1 << 24  # FPCR.FZ
+
+
+@intrinsic
+def flush_subnormals(typing_context):
+    """From here on this thread reads and writes subnormals as zero; gives the mode that it had."""
+
+    def generate(context, builder, signature, arguments):
+        if X86:
+            cell = cgutils.alloca_once(builder, int32)
+            pointer = builder.bitcast(cell, cgutils.voidptr_t)
+            builder.call(_declare(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), [cgutils.voidptr_t]), [pointer])
+            mode = builder.load(cell)
+            builder.store(builder.or_(mode, int32(SSE_FLUSH)), cell)
+            builder.call(_declare(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [cgutils.voidptr_t]), [pointer])
+            return builder.zext(mode, int64)
+        if ARM:
+            mode = builder.call(_declare(builder, "llvm.aarch64.get.fpcr", int64, []), [])
+            flushed = builder.or_(mode, int64(ARM_FLUSH))
+            builder.call(_declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [int64]), [flushed])
+            return mode
+        return int64(0)
+
+    return types.int64(), generate
+
+
+@intrinsic
+def restore_subnormals(typing_context, mode):
+    """Gives this thread the mode back that `flush_subnormals` gave."""
+
+    def generate(context, builder, signature, arguments):
+        if X86:
+            cell = cgutils.alloca_once(builder, int32)
+            builder.store(builder.trunc(arguments[0], int32), cell)
+            pointer = builder.bitcast(cell, cgutils.voidptr_t)
+            builder.call(_declare(builder, "llvm.x86.sse.ldmxcsr", ir.VoidType(), [cgutils.voidptr_t]), [pointer])
+        elif ARM:
+            setter = _declare(builder, "llvm.aarch64.set.fpcr", ir.VoidType(), [int64])
+            builder.call(setter, [arguments[0]])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+# SciPy's BLAS.
+
+GEMM = {types.float32: "fusedmlp_sgemm", types.float64: "fusedmlp_dgemm"}
+
+
+@cache
+def load_blas() -> None:
+    """Gives LLVM the addresses of SciPy's sgemm and dgemm under names of our own. A ctypes pointer would be compiled
+    in as a number, and defeat the cache."""
+    from scipy.linalg import cython_blas
+
+    address_of = ctypes.pythonapi.PyCapsule_GetPointer
+    address_of.restype, address_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    name_of = ctypes.pythonapi.PyCapsule_GetName
+    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    for symbol in GEMM.values():
+        capsule = cython_blas.__pyx_capi__[symbol.removeprefix("fusedmlp_")]
+        llvm.add_symbol(symbol, address_of(capsule, name_of(capsule)))
+
+
+@intrinsic
+def gemm(typing_context, a, transpose_a, b, transpose_b, z, accumulate):
+    """z = op(a) op(b), or z += : row-major blocks through BLAS, which counts by columns, so it is handed the
+    transposed product, zᵀ = op(b)ᵀ op(a)ᵀ. Sizes must fit 32 bits."""
+
+    def generate(context, builder, signature, arguments):
+        a, b, z = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 4))
+        transpose_a, transpose_b, accumulate = (arguments[i] for i in (1, 3, 5))
+        scalar = context.get_data_type(z_type.dtype)
+        itemsize = context.get_constant(types.intp, z_type.dtype.bitwidth // 8)
+
+        def cell(value):
+            place = cgutils.alloca_once(builder, value.type)
+            builder.store(value, place)
+            return builder.bitcast(place, cgutils.voidptr_t)
+
+        def integer(value):
+            return cell(builder.trunc(value, int32))
+
+        def leading(array):
+            stride = builder.sdiv(cgutils.unpack_tuple(builder, array.strides, 2)[0], itemsize)
+            return integer(builder.select(builder.icmp_signed(">", stride, int64(1)), stride, int64(1)))
+
+        def letter(flag):
+            yes, no = (ir.Constant(ir.IntType(8), ord(x)) for x in "TN")
+            return cell(builder.select(context.cast(builder, flag, types.boolean, types.boolean), yes, no))
+
+        def pointer(array):
+            return builder.bitcast(array.data, cgutils.voidptr_t)
+
+        rows, columns = cgutils.unpack_tuple(builder, z.shape, 2)
+        shape_a = cgutils.unpack_tuple(builder, a.shape, 2)
+        inner = builder.select(transpose_a, shape_a[0], shape_a[1])
+        one, zero = ir.Constant(scalar, 1.0), ir.Constant(scalar, 0.0)
+        operands = [
+            letter(transpose_b),
+            letter(transpose_a),
+            integer(columns),
+            integer(rows),
+            integer(inner),
+            cell(one),
+            pointer(b),
+            leading(b),
+            pointer(a),
+            leading(a),
+            cell(builder.select(accumulate, one, zero)),
+            pointer(z),
+            leading(z),
+        ]
+        function = _declare(builder, GEMM[z_type.dtype], ir.VoidType(), [cgutils.voidptr_t] * len(operands))
+        builder.call(function, operands)
+        return context.get_dummy_value()
+
+    z_type = z
+    return types.void(a, types.boolean, b, types.boolean, z, types.boolean), generate

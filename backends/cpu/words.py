@@ -1,0 +1,181 @@
+"""The vocabulary on the CPU. A worker is a thread, with one lane; the context is a tuple of the worker's number, the
+number of workers, the words by which they meet, and the worker's scratch.
+"""
+
+import math
+
+import numpy as np
+from numba import njit, types
+from numba.extending import intrinsic
+
+from fusedmlp.backends.cpu.machine import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    block,
+    gemm,
+    matrix,
+    pause,
+    row,
+    vector,
+    yield_core,
+)
+
+# Of every compiled function. error_model: with Python's, an x / 0.0 in one worker would leave the others waiting for
+# ever, and an Adam loop ran six times slower. No fastmath: it drops the checks for NaN.
+OPTIONS = {"nogil": True, "error_model": "numpy"}
+
+# Of functions that only other compiled functions call: the wrappers cost a third of the time to compile.
+INNER = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+INLINED = INNER | {"inline": "always"}
+
+# The words by which workers meet lie 64 bytes apart, so that no two share a line of cache.
+ARRIVED, GENERATION, REQUEST, PUBLISHED, ABANDONED = 0, 8, 16, 24, 32
+SYNC_LENGTH = 40
+
+# How often a waiting worker looks before it gives up its core at every further turn: 2,000 times cost 8 times more
+# where workers outnumber cores, 20,000 seventy times.
+SPINS = 200
+
+# A tile's product is collected in place and its weight gradient in scratch of 256 KiB (float32): both stay in a
+# second-level cache of 1 MiB beside the packed operands.
+TILE_ROWS = 128
+TILE_COLUMNS = 512
+TILE = TILE_ROWS * TILE_COLUMNS
+
+
+def constant(number):
+    """A word that is always `number`."""
+
+    @intrinsic
+    def word(typing_context, c):
+        def generate(context, builder, signature, arguments):
+            return context.get_constant(types.int64, number)
+
+        return types.int64(c), generate
+
+    return word
+
+
+def member(position):
+    """A word that is one of the members of the context."""
+
+    @intrinsic
+    def word(typing_context, c):
+        def generate(context, builder, signature, arguments):
+            return builder.extract_value(arguments[0], position)
+
+        return types.int64(c), generate
+
+    return word
+
+
+@intrinsic
+def const(typing_context, like, value):
+    """`value` at the type of `like`, rounded once."""
+    if isinstance(like, types.Float):
+
+        def generate(context, builder, signature, arguments):
+            return context.cast(builder, arguments[1], signature.args[1], signature.return_type)
+
+        return like(like, value), generate
+    return None
+
+
+@njit(**INNER)
+def barrier(c):
+    _, parties, sync, _ = c
+    generation = atomic_load(sync, GENERATION)
+    if atomic_add(sync, ARRIVED, 1) + 1 == parties:
+        atomic_store(sync, ARRIVED, 0)
+        atomic_store(sync, PUBLISHED, atomic_load(sync, REQUEST))
+        atomic_store(sync, GENERATION, generation + 1)
+    else:
+        spins = 0
+        while atomic_load(sync, GENERATION) == generation and atomic_load(sync, ABANDONED) == 0:
+            if spins < SPINS:
+                spins += 1
+                pause()
+            else:
+                yield_core()
+    return atomic_load(sync, ABANDONED) == 0
+
+
+@njit(**INLINED)
+def request_stop(c, reason):
+    atomic_store(c[2], REQUEST, reason)
+
+
+@njit(**INLINED)
+def stopped(c):
+    return atomic_load(c[2], PUBLISHED)
+
+
+@intrinsic
+def sync_lanes(typing_context, c):
+    return types.void(c), lambda context, builder, signature, arguments: context.get_dummy_value()
+
+
+@intrinsic
+def product_tile(typing_context, c, target):
+    """The tile of the target itself: it is in cache."""
+    return target(c, target), lambda context, builder, signature, arguments: arguments[1]
+
+
+@intrinsic
+def only_part(typing_context, c, part):
+    """One lane brings the whole."""
+    return part(c, part), lambda context, builder, signature, arguments: arguments[1]
+
+
+@njit(**INLINED)
+def home(c, buffer, at, rows, columns):
+    return matrix(buffer, at, rows, columns)
+
+
+@njit(**INLINED)
+def scratch(c, like, rows, columns):
+    return matrix(c[3], 0, rows, columns)
+
+
+@njit(**INLINED)
+def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
+    gemm(a, transpose_a, b, transpose_b, z, accumulate)
+
+
+WORDS = {
+    "const": const,
+    "exp": math.exp,
+    "expm1": math.expm1,
+    "log": math.log,
+    "log1p": math.log1p,
+    "tanh": math.tanh,
+    "erf": math.erf,
+    "sqrt": math.sqrt,
+    "finite": math.isfinite,
+    "double": np.float64,
+    "worker": member(0),
+    "workers": member(1),
+    "barrier": barrier,
+    "request_stop": request_stop,
+    "stopped": stopped,
+    "lane": constant(0),
+    "lanes": constant(1),
+    "lane_row": constant(0),
+    "lane_rows": constant(1),
+    "lane_column": constant(0),
+    "lane_columns": constant(1),
+    "sync_lanes": sync_lanes,
+    "row_sum": only_part,
+    "row_max": only_part,
+    "matrix": matrix,
+    "vector": vector,
+    "home": home,
+    "block": block,
+    "row": row,
+    "tile_rows": constant(TILE_ROWS),
+    "tile_columns": constant(TILE_COLUMNS),
+    "product_tile": product_tile,
+    "scratch": scratch,
+    "matmul_tile": matmul_tile,
+}

@@ -1,0 +1,275 @@
+"""The executor: one network's parameters on one backend, and the runs that train it, ask it or step it.
+
+It composes programs, lays out the buffer, and cuts an epoch into calls of about a fifth of a second, between which
+progress, callbacks and Ctrl-C live. How a call is run is the backend's.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.backend import LINE, Backend
+from fusedmlp.backends.errors import Stopped
+from fusedmlp.backends.plan import Plan, serial_plan
+from fusedmlp.backends.scratch import aligned
+from fusedmlp.kernels.losses import Loss
+from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters
+from fusedmlp.kernels.program import Block, Geometry, Network, Program, program
+
+CALL_SECONDS = 0.2  # about how long one call runs
+PROGRAMS = 64  # how many are kept; they are small and quick to make
+PREDICT_ROWS = 256  # rows of a step where nobody asks for a batch size: its activations stay in cache
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads, contiguous and of the compute dtype: x (N, I), truth (N, O) or class labels int64 (N,), and
+    sample weights (N,) or None."""
+
+    x: np.ndarray
+    truth: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    weights: np.ndarray | None = None
+
+
+@dataclass
+class _OptimizerState:
+    """One optimizer's steps taken for this network, and its slots while another optimizer's lie in the buffer."""
+
+    optimizer: Hyperparameters
+    steps: int = 0
+    slots: np.ndarray | None = None
+
+
+class Executor:
+    """Holds the parameters in one buffer of the compute dtype and runs programs over it.
+
+    The buffer's front, parameters and then the optimizer's slots, outlives a change of program; the work space behind
+    it is laid out anew for another batch, loss or optimizer.
+    """
+
+    def __init__(self, backend: Backend, network: Network, dtype: np.dtype, plan: Plan | None) -> None:
+        if plan is not None and len(plan.partitions) != network.layers:
+            raise ValueError(f"plan: expected a partition for each of {network.layers} layers, got {plan.partitions}")
+        self.backend, self.network, self.dtype = backend, network, dtype
+        self._given_plan = plan
+        self._plans: dict[int, Plan] = {}
+        self._programs: dict[Any, Program] = {}
+        self._current: _OptimizerState | None = None  # whose slots lie in the buffer
+        self._states: list[_OptimizerState] = []
+        self._seconds_per_step: dict[Any, float] = {}
+        first = self._program(serial_plan(network), 1)
+        self._parameters, self._front = first.parameters, first.carried
+        self._buffer = aligned(self._front, dtype)
+        self._buffer[:] = 0
+
+    # Parameters.
+
+    def read(self) -> dict[str, np.ndarray]:
+        """A copy of every parameter under its name, weights (O, I) and biases (O,)."""
+        return {name: self._copy(block, name) for name, block in self._parameters.items()}
+
+    def write(self, parameters: Mapping[str, np.ndarray]) -> None:
+        """Overwrites the parameters given, which must have the right names and shapes."""
+        for name, value in parameters.items():
+            self._matrix(self._parameters[name])[...] = value
+
+    def _matrix(self, block: Block) -> np.ndarray:
+        return self._buffer[block.at : block.at + block.extent].reshape(block.rows, block.length)[:, : block.columns]
+
+    def _copy(self, block: Block, name: str) -> np.ndarray:
+        copied = self._matrix(block).copy()
+        return copied[0] if name.endswith("bias") else copied
+
+    # Runs.
+
+    def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:
+        """The network's output (N, O) for x (N, I), `batch_size` rows at a time."""
+        if not len(x):
+            return np.empty((0, self.network.sizes[-1]), self.dtype)
+        batch = min(batch_size or PREDICT_ROWS, 1 << (len(x) - 1).bit_length())  # few programs serve all sizes
+        workers = self.backend.workers_for(2.0 * len(x) * sum(block.extent for block in self._parameters.values()))
+        return self._forward(x, batch, -(-len(x) // batch), Plan(workers, ("rows",) * self.network.layers))
+
+    def _forward(self, x: np.ndarray, batch: int, steps: int, plan: Plan) -> np.ndarray:
+        """The first `steps` batches of x through the network."""
+        result = np.empty((len(x), self.network.sizes[-1]), self.dtype)
+        run = self._enter(self._program(plan, batch))
+        order = np.arange(len(x), dtype=np.int64)
+        scalars = np.zeros((steps, SCALARS + 1), self.dtype)
+        arguments = self._arguments(run, Data(x), order, scalars, np.empty(steps), result, 0, steps, False)
+        self.backend.launch("run", self.dtype, plan.workers, *arguments)
+        return result
+
+    def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, np.ndarray]]:
+        """(loss, gradients by parameter) of all rows as one batch, each row's loss multiplied by `factor`."""
+        rows = len(data.x)
+        run = self._enter(self._program(self.plan(rows), rows, loss))
+        scalars = np.zeros((1, SCALARS + 1), self.dtype)
+        scalars[0, SCALARS] = factor
+        losses = np.zeros(1)
+        order = np.arange(rows, dtype=np.int64)
+        arguments = self._arguments(run, data, order, scalars, losses, self._no_result(), 0, 1, False)
+        self.backend.launch("run", self.dtype, run.layout.geometry.workers, *arguments)
+        return float(losses[0]), {name: self._copy(block, name) for name, block in run.gradients.items()}
+
+    def apply(self, gradients: Mapping[str, np.ndarray], optimizer: Hyperparameters) -> None:
+        """One optimizer step by the gradients given, one for each parameter."""
+        state = self._state(optimizer)
+        run = self._enter(self._program(serial_plan(self.network), 1, None, optimizer))
+        for name, value in gradients.items():
+            self._matrix(run.gradients[name])[...] = value
+        scalars = self._scalars(state, np.zeros(1))
+        nothing = Data(np.empty((1, self.network.sizes[0]), self.dtype))
+        order = np.zeros(1, np.int64)
+        arguments = self._arguments(run, nothing, order, scalars, np.zeros(1), self._no_result(), 0, 1, False)
+        self.backend.launch("run", self.dtype, 1, *arguments)
+        state.steps += 1
+
+    def train(
+        self,
+        data: Data,
+        order: np.ndarray,
+        *,
+        loss: Loss,
+        optimizer: Hyperparameters,
+        batch_size: int,
+        factors: np.ndarray,
+    ) -> Iterator[np.ndarray]:
+        """One epoch: steps over the rows of `order`, `batch_size` at a time, the last batch as short as it comes.
+
+        factors  float64 (steps,): what each row's loss and gradient of a step are multiplied by
+        yields   float64 losses of the steps that each call finished
+        raises   Stopped where a step's loss is not finite, the parameters being those before that step; or the
+                 exception that reached the caller (Ctrl-C), after the yield of what was finished
+        """
+        state = self._state(optimizer)
+        batch = min(batch_size, len(order))
+        plan = self.plan(batch)
+        key = (batch, loss, optimizer.update_rule())
+        step, steps = 0, len(factors)
+        while step < steps:
+            run = self._enter(self._program(plan, batch, loss, optimizer))
+            last = min(steps, step + self._steps_of_a_call(key))
+            scalars, losses = self._scalars(state, factors[step:last]), np.zeros(last - step)
+            arguments = self._arguments(run, data, order, scalars, losses, self._no_result(), step, last, True)
+            start = time.perf_counter()
+            done, reached = self.backend.launch_interruptible("run", self.dtype, plan.workers, *arguments)
+            state.steps += done
+            if done:
+                self._seconds_per_step[key] = (time.perf_counter() - start) / done
+                yield losses[:done]
+            if reached is not None:
+                raise reached
+            if done < last - step:
+                raise Stopped("non-finite", step + done)
+            step = last
+
+    def describe(self) -> str:
+        """The backend, and the plan of each batch size that was used."""
+        lines = [self.backend.describe()]
+        lines += [f"batches of {batch}: {plan}" for batch, plan in sorted(self._plans.items())]
+        return "\n".join(lines)
+
+    def plan(self, batch: int) -> Plan:
+        """How training steps of `batch` rows are shared out: as given, or chosen once for the shape."""
+        if batch not in self._plans:
+            self._plans[batch] = self._given_plan or self.backend.plan(self.network, batch)
+        return self._plans[batch]
+
+    # Within.
+
+    def _no_result(self) -> np.ndarray:
+        return np.empty((0, self.network.sizes[-1]), self.dtype)
+
+    def _steps_of_a_call(self, key: Any) -> int:
+        """As many steps as fit the time of a call; before anything was timed, one."""
+        seconds = self._seconds_per_step.get(key)
+        return 1 if seconds is None else max(1, int(CALL_SECONDS / max(seconds, 1e-7)))
+
+    def _scalars(self, state: "_OptimizerState", factors: np.ndarray) -> np.ndarray:
+        """The table of a call: each step's scalars, worked out in float64 and rounded once."""
+        table = np.empty((len(factors), SCALARS + 1))
+        table[:, :SCALARS] = state.optimizer.table(state.steps + 1, len(factors))
+        table[:, SCALARS] = factors
+        return table.astype(self.dtype)
+
+    def _program(
+        self, plan: Plan, batch: int, loss: Loss | None = None, optimizer: Hyperparameters | None = None
+    ) -> Program:
+        update = None if optimizer is None else optimizer.update_rule()
+        slots = 0 if self._current is None else self._current.optimizer.update_rule().slots
+        key = (plan, batch, loss, update, slots)
+        if key not in self._programs:
+            if len(self._programs) >= PROGRAMS:
+                self._programs.clear()
+            self._programs[key] = program(
+                self.network,
+                Geometry(LINE // self.dtype.itemsize, plan.workers),
+                batch=batch,
+                partitions=plan.codes(),
+                loss=loss,
+                update=update,
+                slots=slots,
+            )
+        return self._programs[key]
+
+    def _enter(self, run: Program) -> Program:
+        """Makes room for the program behind what the buffer carries."""
+        self._grow(run.layout.length)
+        for at, value in run.constants.items():
+            self._buffer[at] = value
+        return run
+
+    def _grow(self, length: int) -> None:
+        if len(self._buffer) < length:
+            larger = aligned(length, self.dtype)
+            carried = self._carried()
+            larger[:carried] = self._buffer[:carried]
+            self._buffer = larger
+
+    def _carried(self) -> int:
+        slots = 0 if self._current is None else self._current.optimizer.update_rule().slots
+        return self._front * (1 + slots)
+
+    def _state(self, optimizer: Hyperparameters) -> _OptimizerState:
+        """The optimizer's state for this network, its slots now in the buffer. Optimizers are told apart by identity:
+        each object has a state of its own."""
+        state = next((known for known in self._states if known.optimizer is optimizer), None)
+        if state is None:
+            state = _OptimizerState(optimizer)
+            self._states.append(state)
+        if state is not self._current:
+            if self._current is not None:
+                self._current.slots = self._buffer[self._front : self._carried()].copy()
+            length = self._front * (1 + optimizer.update_rule().slots)
+            self._grow(length)
+            self._buffer[self._front : length] = 0 if state.slots is None else state.slots
+            state.slots = None
+            self._current = state
+        return state
+
+    def _arguments(
+        self,
+        run: Program,
+        data: Data,
+        order: np.ndarray,
+        scalars: np.ndarray,
+        losses: np.ndarray,
+        result: np.ndarray,
+        first_step: int,
+        last_step: int,
+        guarded: bool,
+    ) -> tuple[Any, ...]:
+        """What the interpreter takes after its context."""
+        nothing = np.empty(0, self.dtype)
+        truth = np.empty((0, self.network.sizes[-1]), self.dtype) if data.truth is None else data.truth
+        labels = np.empty(0, np.int64) if data.labels is None else data.labels
+        return (
+            *(run.table, self._buffer, (data.x, truth, nothing if data.weights is None else data.weights)),
+            *((labels, np.empty(run.batch if len(labels) else 0, np.int64)), order, scalars, losses, result),
+            *(run.batch, first_step, last_step, guarded),
+        )

@@ -1,0 +1,43 @@
+"""The optimizers as callers see them: the formulas of kernels/optimizers.py, and the two methods that need a backend."""
+
+from typing import Any
+
+from fusedmlp.backends import arrays
+from fusedmlp.backends.backend import State
+from fusedmlp.kernels import optimizers as rules
+
+
+class _Steps(rules.Hyperparameters):
+    """Steps arrays that the caller holds, each with a state of its own."""
+
+    def init(self, parameter: Any) -> State:
+        """The state of one parameter, float32 or float64, before its first step."""
+        view = arrays.view("parameter", parameter)
+        arrays.floats("parameter", view)
+        return State(view.shape, view.dtype, self.update_rule().slots)
+
+    def update_inplace(self, parameter: Any, gradient: Any, state: State) -> None:
+        """One step, on the backend where the arrays lie. Writes `parameter`, of any shape, contiguous and writable,
+        and `state`; `gradient` has the parameter's shape and dtype."""
+        from fusedmlp.backends import backend_of
+
+        backend_of({"parameter": parameter, "gradient": gradient}).update_inplace(self, parameter, gradient, state)
+
+
+class SGD(_Steps, rules.SGD):
+    """w -= lr v, v = momentum v + g, as torch.optim.SGD; with `nesterov`, w -= lr (g + momentum v)."""
+
+
+class Adam(_Steps, rules.Adam):
+    """Adam as torch.optim.Adam; `weight_decay` is added to the gradient."""
+
+
+class AdamW(_Steps, rules.AdamW):
+    """Adam with decoupled weight decay, as torch.optim.AdamW."""
+
+
+class RMSprop(_Steps, rules.RMSprop):
+    """RMSprop as torch.optim.RMSprop, `centered` or not, with or without momentum."""
+
+
+BY_NAME = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}

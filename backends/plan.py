@@ -1,0 +1,95 @@
+"""The plan: how many workers run a step, and how each layer is shared out among them. It fixes every order of
+summation, so the same plan gives the same bits.
+
+It is chosen by a cost model from a machine's measured rates. The rates are measured once and kept on disk, so the
+choice is the same from run to run.
+"""
+
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from fusedmlp.kernels import losses, optimizers
+from fusedmlp.kernels.program import BARRIER, PARTITIONS, Geometry, Network, program
+
+
+@dataclass(frozen=True)
+class Plan:
+    """workers: how many run a step. partitions: "out", "in" or "rows" for each layer (DESIGN: weights stay home)."""
+
+    workers: int
+    partitions: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise ValueError(f"plan: workers must be at least 1, got {self.workers}")
+        for partition in self.partitions:
+            if partition not in PARTITIONS:
+                raise ValueError(f"plan: unknown partition {partition!r}; expected one of {', '.join(PARTITIONS)}")
+
+    def codes(self) -> tuple[int, ...]:
+        return tuple(PARTITIONS[partition] for partition in self.partitions)
+
+    def __str__(self) -> str:
+        if self.workers == 1:
+            return "1 worker"
+        return f"{self.workers} workers, layers by {', '.join(self.partitions)}"
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one machine does: `flops` floating-point operations a second on one core (float32 products), `barrier`
+    seconds to meet, `handover` seconds to start and end a call on several threads, `transfer` bytes a second from one
+    core's cache to another's."""
+
+    flops: float
+    barrier: float
+    handover: float
+    transfer: float
+
+
+def serial_plan(network: Network) -> Plan:
+    """One worker, to which every partition is the same."""
+    return Plan(1, ("out",) * network.layers)
+
+
+def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None) -> Plan:
+    """The plan whose predicted time for a training step of `batch` rows is shortest."""
+    serial = serial_plan(network)
+    if threads == 1 or rates is None:
+        return serial
+    pairs = tuple(islice(cycle(("out", "in")), network.layers))
+    candidates = [
+        Plan(threads, partitions)
+        for partitions in dict.fromkeys(
+            (("out",) * network.layers, ("rows",) * network.layers, pairs, (*pairs[:-1], "rows"))
+        )
+    ]
+    return min([serial, *candidates], key=lambda plan: predicted_seconds(network, batch, plan, rates))
+
+
+def predicted_seconds(network: Network, batch: int, plan: Plan, rates: Rates) -> float:
+    """Seconds of one training step: products at the measured rate over the workers, a barrier for each that the
+    program has, and what a worker must fetch from another's cache."""
+    workers, pairs = plan.workers, list(zip(network.sizes, network.sizes[1:], strict=False))
+    flops = sum(2.0 * batch * inputs * outputs * (3 if layer else 2) for layer, (inputs, outputs) in enumerate(pairs))
+    if workers == 1:
+        return flops / rates.flops
+    table = program(
+        network,
+        Geometry(alignment=16, workers=workers),
+        batch=batch,
+        partitions=plan.codes(),
+        loss=losses.mse,
+        update=optimizers.SGD_UPDATE,
+    ).table
+    barriers = int((table[:, BARRIER] > 0).sum())
+    foreign = (workers - 1) / workers
+    fetched = 0.0
+    for (inputs, outputs), partition in zip(pairs, plan.partitions, strict=True):
+        if partition == "out":
+            fetched += batch * (inputs + workers * inputs) * foreign
+        elif partition == "in":
+            fetched += batch * outputs * workers * foreign
+        else:
+            fetched += (2 * inputs * outputs + batch * (inputs + outputs)) * foreign
+    return flops / (rates.flops * workers) + barriers * rates.barrier + 4.0 * fetched / rates.transfer

@@ -1,0 +1,50 @@
+"""The bodies uncompiled, one worker: slow and obvious."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.backend import Backend
+from fusedmlp.backends.binder import Binder
+from fusedmlp.backends.gang import Gang
+from fusedmlp.backends.python.words import WORDS, Context
+from fusedmlp.kernels import interpreter, single
+from fusedmlp.kernels.interpreter import INTERRUPTED
+
+
+class PythonBackend(Backend):
+    name = "python"
+    device = "cpu"
+    panel = 8 << 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._binder = Binder(WORDS, lambda function, inline: function, Path(__file__).parent)
+        self._new_gang()
+        os.register_at_fork(after_in_child=self._new_gang)
+
+    def _new_gang(self) -> None:
+        self._gang = Gang(1)
+
+    def describe(self) -> str:
+        return "python: the kernels uncompiled, one worker; slow, made to be read and stepped through"
+
+    def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
+        return self._run(Context(dtype), body, *arguments)
+
+    def launch_interruptible(
+        self, body: str, dtype: np.dtype, workers: int, *arguments: Any
+    ) -> tuple[Any, BaseException | None]:
+        context = Context(dtype)
+
+        def interrupt() -> None:
+            context.reason = INTERRUPTED
+
+        return self._gang.run(self._run, [context], (body, *arguments), interrupt, lambda: None)
+
+    def _run(self, context: Context, body: str, *arguments: Any) -> Any:
+        function = interpreter.run if body == "run" else getattr(single, body)
+        with np.errstate(all="ignore"):
+            return self._binder.bind(function)(context, *arguments)

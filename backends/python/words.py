@@ -1,0 +1,81 @@
+"""The vocabulary in plain Python and NumPy: one worker with one lane, and nothing compiled. Slow and obvious; the
+backend to put a breakpoint in.
+"""
+
+import math
+
+import numpy as np
+
+# As small as keeps the suite quick, and so small that ordinary layers span several tiles.
+TILE_ROWS, TILE_COLUMNS = 16, 16
+
+
+class Context:
+    """One worker's own things: the reason to stop that it was told (0: none), and its scratch."""
+
+    def __init__(self, dtype):
+        self.reason = 0
+        self.scratch = np.empty(TILE_ROWS * TILE_COLUMNS, dtype)
+
+
+def const(like, value):
+    return like.dtype.type(value)
+
+
+def erf(z):
+    return z.dtype.type(math.erf(z))
+
+
+def barrier(c):
+    return True
+
+
+def request_stop(c, reason):
+    c.reason = reason
+
+
+def matrix(buffer, at, rows, columns):
+    return buffer[at : at + rows * columns].reshape(rows, columns)
+
+
+def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
+    product = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
+    z[...] = z + product if accumulate else product
+
+
+WORDS = {
+    "const": const,
+    "exp": np.exp,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log1p": np.log1p,
+    "tanh": np.tanh,
+    "erf": erf,
+    "sqrt": np.sqrt,
+    "finite": np.isfinite,
+    "double": np.float64,
+    "worker": lambda c: 0,
+    "workers": lambda c: 1,
+    "barrier": barrier,
+    "request_stop": request_stop,
+    "stopped": lambda c: c.reason,
+    "lane": lambda c: 0,
+    "lanes": lambda c: 1,
+    "lane_row": lambda c: 0,
+    "lane_rows": lambda c: 1,
+    "lane_column": lambda c: 0,
+    "lane_columns": lambda c: 1,
+    "sync_lanes": lambda c: None,
+    "row_sum": lambda c, part: part,
+    "row_max": lambda c, part: part,
+    "matrix": matrix,
+    "vector": lambda buffer, at, length: buffer[at : at + length],
+    "home": lambda c, buffer, at, rows, columns: matrix(buffer, at, rows, columns),
+    "block": lambda a, row, column, rows, columns: a[row : row + rows, column : column + columns],
+    "row": lambda a, i: a[i],
+    "tile_rows": lambda c: TILE_ROWS,
+    "tile_columns": lambda c: TILE_COLUMNS,
+    "product_tile": lambda c, target: target,
+    "scratch": lambda c, like, rows, columns: matrix(c.scratch, 0, rows, columns),
+    "matmul_tile": matmul_tile,
+}

@@ -1,0 +1,271 @@
+"""The activations: for each, its value and its derivative, once.
+
+A rule of scope "element" is two scalar functions, `value(z, p)` and `gradient(saved, p)`, which gives da/dz;
+`saved` is the output or the pre-activation, as `saves` says, and p holds the rule's parameters.
+A rule of scope "row" is two bodies over one row: `value(c, z, y)` writes y, `gradient(c, dy, y, dz)` writes dz;
+each may write over what it reads.
+
+Derivatives at kinks are PyTorch's: relu'(0) = 0, leaky_relu'(0) = slope, elu'(0) = alpha. NaN stays NaN:
+`0 if z <= 0 else z` keeps it, `z if z > 0 else 0` would lose it.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fusedmlp.kernels.vocabulary import (
+    const,
+    erf,
+    exp,
+    expm1,
+    lane,
+    lanes,
+    log,
+    log1p,
+    row_max,
+    row_sum,
+)
+from fusedmlp.kernels.vocabulary import tanh as tanh_word  # `tanh` itself names the rule
+
+PARAMETERS = 2  # The most parameters that a rule has; every rule is handed as many.
+
+SQRT_HALF = 0.7071067811865476
+SQRT_2_OVER_PI = 0.7978845608028654
+ONE_OVER_SQRT_2_PI = 0.3989422804014327
+GELU_CUBIC = 0.044715  # Hendrycks and Gimpel, "Gaussian Error Linear Units", arXiv:1606.08415, section 2.
+
+
+@dataclass(frozen=True)
+class Activation:
+    """One activation: its formulas, what its derivative is computed from, and its parameters.
+
+    Calling a record with parameters gives one with other values: `leaky_relu(slope=0.2)`.
+
+    name        how it is asked for
+    value       value(z, p) -> a for scope "element", value(c, z, y) for scope "row"
+    gradient    gradient(saved, p) -> da/dz for scope "element", gradient(c, dy, y, dz) for scope "row"
+    saves       what `saved` is: the "output" a, or the "preactivation" z
+    scope       "element": each element by itself; "row": a row at a time
+    parameters  pairs of name and value
+    """
+
+    name: str
+    value: Callable[..., Any]
+    gradient: Callable[..., Any]
+    saves: Literal["output", "preactivation"] = "output"
+    scope: Literal["element", "row"] = "element"
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    def __call__(self, **values: float) -> "Activation":
+        known = dict(self.parameters)
+        for name, value in values.items():
+            if name not in known:
+                expected = ", ".join(known) or "none"
+                raise TypeError(f"{self.name}: unknown parameter {name!r}; expected {expected}")
+            number = float(value)
+            if number - number != 0.0:
+                raise ValueError(f"{self.name}: {name} must be finite, got {value!r}")
+            known[name] = number
+        return replace(self, parameters=tuple(known.items()))
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in self.parameters)})"
+
+
+def identity_value(z, p):
+    return z
+
+
+def identity_gradient(a, p):
+    return const(a, 1)
+
+
+def relu_value(z, p):
+    return const(z, 0) if z <= const(z, 0) else z
+
+
+def relu_gradient(a, p):
+    return const(a, 0) if a <= const(a, 0) else const(a, 1)
+
+
+def leaky_relu_value(z, p):
+    slope = p[0]
+    return z if z > const(z, 0) else slope * z
+
+
+def leaky_relu_gradient(z, p):
+    slope = p[0]
+    return const(z, 1) if z > const(z, 0) else slope
+
+
+def sigmoid_value(z, p):
+    return const(z, 1) / (const(z, 1) + exp(-z))
+
+
+def sigmoid_gradient(a, p):
+    return a * (const(a, 1) - a)
+
+
+def tanh_value(z, p):
+    return tanh_word(z)
+
+
+def tanh_gradient(a, p):
+    return const(a, 1) - a * a
+
+
+def normal_cdf(z):
+    """The standard normal distribution function at z."""
+    return const(z, 0.5) * (const(z, 1) + erf(z * const(z, SQRT_HALF)))
+
+
+def gelu_value(z, p):
+    return z * normal_cdf(z)
+
+
+def gelu_gradient(z, p):
+    density = const(z, ONE_OVER_SQRT_2_PI) * exp(const(z, -0.5) * z * z)
+    return normal_cdf(z) + z * density
+
+
+def gelu_tanh_inner(z):
+    return tanh_word(const(z, SQRT_2_OVER_PI) * (z + const(z, GELU_CUBIC) * z * z * z))
+
+
+def gelu_tanh_value(z, p):
+    return const(z, 0.5) * z * (const(z, 1) + gelu_tanh_inner(z))
+
+
+def gelu_tanh_gradient(z, p):
+    t = gelu_tanh_inner(z)
+    slope = const(z, SQRT_2_OVER_PI) * (const(z, 1) + const(z, 3 * GELU_CUBIC) * z * z)
+    return const(z, 0.5) * (const(z, 1) + t + z * (const(z, 1) - t * t) * slope)
+
+
+def silu_value(z, p):
+    return z * sigmoid_value(z, p)
+
+
+def silu_gradient(z, p):
+    a = sigmoid_value(z, p)
+    return a + z * sigmoid_gradient(a, p)
+
+
+def elu_value(z, p):
+    alpha = p[0]
+    return z if z > const(z, 0) else alpha * expm1(z)
+
+
+def elu_gradient(z, p):
+    alpha = p[0]
+    return const(z, 1) if z > const(z, 0) else alpha * exp(z)
+
+
+def softplus_value(z, p):
+    beta, threshold = p
+    return z if beta * z > threshold else log1p(exp(beta * z)) / beta
+
+
+def softplus_gradient(z, p):
+    beta, threshold = p
+    return const(z, 1) if beta * z > threshold else sigmoid_value(beta * z, p)
+
+
+def log_sum_exp_parts(c, z):
+    """(m, s) of one row: its greatest element m, and s, the sum of exp(z - m); their log-sum-exp is m + log(s).
+    A row with +inf, all of -inf, or with NaN gives a NaN s, as PyTorch's softmax does."""
+    m = z[0]
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        m = m if m >= z[j] else z[j]
+    m = row_max(c, m)
+    s = const(m, 0)
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        s += exp(z[j] - m)
+    return m, row_sum(c, s)
+
+
+def softmax_element(z, m, s):
+    """The softmax of one element of a row whose log-sum-exp parts are m and s."""
+    return exp(z - m) / s
+
+
+def softmax_value(c, z, y):
+    m, s = log_sum_exp_parts(c, z)
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        y[j] = softmax_element(z[j], m, s)
+
+
+def softmax_gradient(c, dy, y, dz):
+    dot = const(y[0], 0)
+    for j in range(lane(c), y.shape[0], lanes(c)):
+        dot += dy[j] * y[j]
+    dot = row_sum(c, dot)
+    for j in range(lane(c), y.shape[0], lanes(c)):
+        dz[j] = y[j] * (dy[j] - dot)
+
+
+def log_softmax_value(c, z, y):
+    m, s = log_sum_exp_parts(c, z)
+    log_s = log(s)
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        y[j] = z[j] - m - log_s
+
+
+def log_softmax_gradient(c, dy, y, dz):
+    total = const(y[0], 0)
+    for j in range(lane(c), y.shape[0], lanes(c)):
+        total += dy[j]
+    total = row_sum(c, total)
+    for j in range(lane(c), y.shape[0], lanes(c)):
+        dz[j] = dy[j] - exp(y[j]) * total
+
+
+identity = Activation("identity", identity_value, identity_gradient)
+relu = Activation("relu", relu_value, relu_gradient)
+leaky_relu = Activation(
+    "leaky_relu", leaky_relu_value, leaky_relu_gradient, saves="preactivation", parameters=(("slope", 0.01),)
+)
+sigmoid = Activation("sigmoid", sigmoid_value, sigmoid_gradient)
+tanh = Activation("tanh", tanh_value, tanh_gradient)
+gelu = Activation("gelu", gelu_value, gelu_gradient, saves="preactivation")
+gelu_tanh = Activation("gelu_tanh", gelu_tanh_value, gelu_tanh_gradient, saves="preactivation")
+silu = Activation("silu", silu_value, silu_gradient, saves="preactivation")
+elu = Activation("elu", elu_value, elu_gradient, saves="preactivation", parameters=(("alpha", 1.0),))
+softplus = Activation(
+    "softplus",
+    softplus_value,
+    softplus_gradient,
+    saves="preactivation",
+    parameters=(("beta", 1.0), ("threshold", 20.0)),
+)
+softmax = Activation("softmax", softmax_value, softmax_gradient, scope="row")
+log_softmax = Activation("log_softmax", log_softmax_value, log_softmax_gradient, scope="row")
+
+REGISTRY: dict[str, Activation] = {
+    rule.name: rule
+    for rule in (
+        identity,
+        relu,
+        leaky_relu,
+        sigmoid,
+        tanh,
+        gelu,
+        gelu_tanh,
+        silu,
+        elu,
+        softplus,
+        softmax,
+        log_softmax,
+    )
+}
+
+
+def get(activation: str | Activation, argument: str = "activation") -> Activation:
+    """The record of that name, or the record itself. ValueError for an unknown name, naming the valid ones."""
+    if isinstance(activation, Activation):
+        return activation
+    if not isinstance(activation, str):
+        raise TypeError(f"{argument}: expected a name or an Activation, got {type(activation).__name__}")
+    if activation not in REGISTRY:
+        raise ValueError(f"{argument}: unknown activation {activation!r}; expected one of {', '.join(REGISTRY)}")
+    return REGISTRY[activation]

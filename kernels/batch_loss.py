@@ -1,0 +1,74 @@
+"""The bodies of a loss over the rows of a batch: value and gradient in one pass.
+
+Shapes: prediction or logits a (B, C), truth (B, C) or class indices (B,), gradient (B, C), losses (B, 1) for each
+row's loss or (B, C) for each element's, weights (B,) or empty for ones.
+"""
+
+from fusedmlp.kernels.choice import KIND, Choice, gradient, indices, lower, probabilities, upper, value
+from fusedmlp.kernels.vocabulary import const, double, lane, lanes, row, row_sum, sync_lanes
+
+
+def loss_elements(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
+    each = losses.shape[1] > 1
+    for i in range(first_row, last_row):
+        w = factor * weights[i] if weights.shape[0] > 0 else factor
+        if each:
+            loss_each_span(c, row(a, i), row(truth, i), row(da, i), row(losses, i), w, p)
+        else:
+            total = row_sum(c, loss_span(c, row(a, i), row(truth, i), row(da, i), w, p))
+            losses[i, 0] = w * total
+
+
+def loss_span(c, a, t, da, w, p):
+    total = const(w, 0)
+    for j in range(lane(c), a.shape[0], lanes(c)):
+        total += value(a[j], t[j], p)
+        da[j] = w * gradient(a[j], t[j], p)
+    return total
+
+
+def loss_each_span(c, a, t, da, losses, w, p):
+    for j in range(lane(c), a.shape[0], lanes(c)):
+        losses[j] = w * value(a[j], t[j], p)
+        da[j] = w * gradient(a[j], t[j], p)
+
+
+def loss_rows(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
+    for i in range(first_row, last_row):
+        w = factor * weights[i] if weights.shape[0] > 0 else factor
+        if labels.shape[0] > 0:
+            total = indices(c, row(a, i), labels[i], row(da, i), w)
+        else:
+            total = probabilities(c, row(a, i), row(truth, i), row(da, i), w)
+        losses[i, 0] = w * total
+        sync_lanes(c)
+
+
+def fork_loss(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
+    if kind < KIND:
+        lower(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row)
+    else:
+        upper(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row)
+
+
+# loss_tile(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row): each row's loss times
+# factor and weight, and its gradient.
+loss_tile = Choice(
+    "losses",
+    fork_loss,
+    lambda rule: loss_elements if rule.scope == "element" else loss_rows,
+    lambda rule: (
+        {"value": rule.value, "gradient": rule.gradient}
+        if rule.scope == "element"
+        else {"probabilities": rule.probabilities, "indices": rule.indices}
+    ),
+)
+
+
+def total_loss(losses, rows):
+    """The sum of the rows' losses, row after row in float64: the one place where float32 work is summed in float64,
+    a few hundred additions a step by one worker."""
+    total = double(losses[0, 0]) if rows > 0 else 0.0
+    for i in range(1, rows):
+        total += double(losses[i, 0])
+    return total

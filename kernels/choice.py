@@ -1,0 +1,43 @@
+"""How a body meets the rules without listing them.
+
+A *template* is a body with holes: names that stand for one rule's formulas. A `Choice` says which template each
+rule fills. The binder rebuilds the template once for every rule and joins the results to a tree of forks, so which
+rule it is, is decided once a call of the choice (a tile), never in an inner loop.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+def _hole(*_arguments: Any) -> Any:
+    raise NotImplementedError("a hole of a template: bind it to a rule first")
+
+
+# The holes of the templates in dense.py and batch_loss.py.
+value = gradient = step = probabilities = indices = _hole
+SAVES_PREACTIVATION = False
+SLOTS = 0
+
+# The holes of the forks.
+KIND = 0
+lower = upper = _hole
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A body `choice(kind, *arguments)`, bound from one template a rule.
+
+    family    which registry the kinds number: "activations", "losses" or "updates"
+    fork      fork(kind, *arguments): finds the kinds below KIND in `lower`, the others in `upper`, and ends there
+    template  template(rule) -> the body with holes
+    holes     holes(rule) -> what each hole of that body becomes
+    """
+
+    family: str
+    fork: Callable[..., Any]
+    template: Callable[[Any], Callable[..., Any]]
+    holes: Callable[[Any], dict[str, Any]]
+
+    def __call__(self, *_arguments: Any) -> Any:
+        raise NotImplementedError("a choice among rules: bind the calling function to a backend first")

@@ -1,0 +1,331 @@
+"""The body that runs a program: steps, and within each step the instructions of the table.
+
+One call runs many steps without returning. Each worker runs all of it over its share of every instruction; where
+the table says so, they meet.
+"""
+
+from fusedmlp.kernels.batch_loss import loss_tile, total_loss
+from fusedmlp.kernels.dense import (
+    activate,
+    activate_tile,
+    activation_backward,
+    add_span,
+    bias_update,
+    dense_forward,
+    gradient_tile,
+    input_gradient,
+    share,
+    update_tile,
+    weight_update,
+)
+from fusedmlp.kernels.program import (
+    ACTIVATE,
+    ACTIVATION_BACKWARD,
+    B_AT,
+    B_LENGTH,
+    BACKWARD,
+    BARRIER,
+    FORWARD,
+    GATHER,
+    IN,
+    INPUTS,
+    JOIN,
+    JOIN_BACKWARD,
+    KEEP,
+    KIND,
+    LOSS,
+    MEET_OR_LEAVE,
+    MULTIPLE,
+    OP,
+    OUT,
+    OUTPUTS,
+    P_AT,
+    PARTITION,
+    RESULT,
+    ROWS,
+    S_AT,
+    S_LENGTH,
+    STEP,
+    STRIDE,
+    UPDATE,
+    W_AT,
+    W_LENGTH,
+    X_AT,
+    X_LENGTH,
+    Y_AT,
+    Y_LENGTH,
+)
+from fusedmlp.kernels.vocabulary import (
+    barrier,
+    block,
+    finite,
+    home,
+    lane,
+    lane_column,
+    lane_columns,
+    lane_row,
+    lane_rows,
+    lanes,
+    matrix,
+    request_stop,
+    row,
+    stopped,
+    sync_lanes,
+    vector,
+    worker,
+    workers,
+)
+
+# Why a run ended before its last step.
+INTERRUPTED, NON_FINITE, FAILED = 1, 2, 3
+
+
+def run(c, table, buffer, data, labels, order, scalars, losses, result, batch, first_step, last_step, guarded):
+    """Steps first_step to last_step - 1. Step s takes the rows order[s batch : (s + 1) batch] of the data.
+
+    table    int64 (instructions, COLUMNS), the program
+    buffer   the compute dtype, one-dimensional: parameters, state, work space
+    data     (x (N, I), truth (N, O) or (0, O), sample weights (N,) or (0,)), the compute dtype
+    labels   (class indices int64 (N,) or (0,), room for a batch of them)
+    order    int64 (N,)
+    scalars  the compute dtype (last_step - first_step, optimizers.SCALARS + 1): the optimizer's, then the loss's factor
+    losses   float64 (last_step - first_step,), written: each step's loss
+    result   (N, O) or (0, O), written where the program says RESULT
+    guarded  whether a loss that is not finite stops the run before that step touches a parameter
+    returns  how many steps were finished; the reason is the backend's to tell
+    """
+    for s in range(first_step, last_step):
+        start = s * batch
+        rows = min(batch, order.shape[0] - start)
+        factor = scalars[s - first_step, scalars.shape[1] - 1]
+        h = step_scalars(row(scalars, s - first_step))
+        for number in range(table.shape[0]):
+            i = row(table, number)
+            if i[BARRIER] > 0:
+                if not barrier(c):
+                    return s - first_step
+                if i[BARRIER] == MEET_OR_LEAVE:
+                    if stopped(c) > 0:
+                        return s - first_step
+                    if worker(c) == 0 and lane(c) == 0:
+                        losses[s - first_step] = total_loss(loss_column(row(table, number - 1), buffer, rows), rows)
+            op = i[OP]
+            if op == FORWARD:
+                forward(c, i, buffer, rows)
+            elif op == BACKWARD:
+                backward(c, i, buffer, rows)
+            elif op == UPDATE:
+                update(c, i, buffer, rows, h)
+            elif op == JOIN or op == JOIN_BACKWARD:
+                join(c, i, buffer, rows)
+            elif op == GATHER:
+                gather(c, i, buffer, data, labels, order, start, rows)
+            elif op == LOSS:
+                loss(c, i, buffer, data, labels, rows, factor, guarded)
+            elif op == ACTIVATE or op == ACTIVATION_BACKWARD:
+                through_activation(c, i, buffer, rows)
+            elif op == STEP:
+                step_alone(c, i, buffer, h)
+            elif op == RESULT:
+                copy_out(c, i, buffer, result, start, rows)
+    return last_step - first_step
+
+
+def step_scalars(row):
+    return row[0], row[1], row[2], row[3], row[4], row[5], row[6], row[7], row[8]
+
+
+def parameters(i, buffer):
+    return buffer[i[P_AT]], buffer[i[P_AT] + 1]
+
+
+def columns_of(c, i, extent):
+    return share(extent, i[MULTIPLE], worker(c), workers(c))
+
+
+def rows_of(c, rows):
+    return share(rows, 1, worker(c), workers(c))
+
+
+def gather(c, i, buffer, data, labels, order, start, rows):
+    x, truth, weights = data
+    known, room = labels
+    first, last = rows_of(c, rows)
+    to = matrix(buffer, i[Y_AT], rows, i[Y_LENGTH])
+    for k in range(first + lane_row(c), last, lane_rows(c)):
+        copy_span(c, row(x, order[start + k]), vector(row(to, k), 0, i[INPUTS]))
+    if truth.shape[0] > 0:
+        to = matrix(buffer, i[B_AT], rows, i[B_LENGTH])
+        for k in range(first + lane_row(c), last, lane_rows(c)):
+            copy_span(c, row(truth, order[start + k]), vector(row(to, k), 0, i[OUTPUTS]))
+    if known.shape[0] > 0:
+        for k in range(first + lane(c), last, lanes(c)):
+            room[k] = known[order[start + k]]
+    if weights.shape[0] > 0:
+        for k in range(first + lane(c), last, lanes(c)):
+            buffer[i[W_AT] + k] = weights[order[start + k]]
+
+
+def copy_span(c, a, y):
+    for j in range(lane_column(c), y.shape[0], lane_columns(c)):
+        y[j] = a[j]
+
+
+def forward(c, i, buffer, rows):
+    inputs, outputs = i[INPUTS], i[OUTPUTS]
+    x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
+    weight = block(home(c, buffer, i[W_AT], outputs, i[W_LENGTH]), 0, 0, outputs, inputs)
+    bias = vector(buffer, i[B_AT], outputs if i[B_LENGTH] > 0 else 0)
+    p = parameters(i, buffer)
+    first_row, last_row, first_column, last_column = 0, rows, 0, outputs
+    at, saved_at = i[Y_AT], i[S_AT]
+    if i[PARTITION] == OUT:
+        first_column, last_column = columns_of(c, i, outputs)
+    elif i[PARTITION] == ROWS:
+        first_row, last_row = rows_of(c, rows)
+    else:
+        first, last = columns_of(c, i, inputs)
+        x, weight = block(x, 0, first, rows, last - first), block(weight, 0, first, outputs, last - first)
+        at += worker(c) * i[STRIDE]
+        saved_at = at
+    y = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, outputs)
+    saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, outputs)
+    dense_forward(
+        c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, first_row, last_row, first_column, last_column
+    )
+
+
+def backward(c, i, buffer, rows):
+    inputs, outputs = i[INPUTS], i[OUTPUTS]
+    dz = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, outputs)
+    weight = block(home(c, buffer, i[W_AT], outputs, i[W_LENGTH]), 0, 0, outputs, inputs)
+    first_row, last_row, first_column, last_column = 0, rows, 0, inputs
+    at, saved_at = i[Y_AT], i[S_AT]
+    if i[PARTITION] == IN:
+        first_column, last_column = columns_of(c, i, inputs)
+    elif i[PARTITION] == ROWS:
+        first_row, last_row = rows_of(c, rows)
+    else:
+        first, last = columns_of(c, i, outputs)
+        dz, weight = block(dz, 0, first, rows, last - first), block(weight, first, 0, last - first, inputs)
+        at += worker(c) * i[STRIDE]
+        saved_at = at
+    dx = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, inputs)
+    saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, inputs)
+    input_gradient(
+        c, dz, weight, saved, dx, i[KIND], parameters(i, buffer), first_row, last_row, first_column, last_column
+    )
+
+
+def join(c, i, buffer, rows):
+    """The partial sums of all workers, added in the order of the workers, then the epilogue of the layer."""
+    forwards = i[OP] == JOIN
+    columns = i[OUTPUTS] if forwards else i[INPUTS]
+    first, last = rows_of(c, rows)
+    if last > first:
+        total = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), first, 0, last - first, columns)
+        for k in range(1, workers(c)):
+            part = block(
+                matrix(buffer, i[X_AT] + k * i[STRIDE], rows, i[X_LENGTH]), first, 0, last - first, columns
+            )
+            for j in range(lane_row(c), last - first, lane_rows(c)):
+                add_span(c, row(total, j), row(part, j), row(total, j))
+        sync_lanes(c)
+        y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), first, 0, last - first, columns)
+        saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), first, 0, last - first, columns)
+        p = parameters(i, buffer)
+        if forwards:
+            bias = vector(buffer, i[B_AT], columns if i[B_LENGTH] > 0 else 0)
+            activate_tile(i[KIND], c, total, bias, y, saved, i[KEEP] > 0, p)
+        else:
+            gradient_tile(i[KIND], c, total, saved, y, p)
+
+
+def through_activation(c, i, buffer, rows):
+    first, last = rows_of(c, rows)
+    y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
+    p = parameters(i, buffer)
+    if i[OP] == ACTIVATE:
+        activate(c, y, y, y, False, i[KIND], p, first, last)
+    else:
+        saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), 0, 0, rows, i[OUTPUTS])
+        activation_backward(c, y, saved, y, i[KIND], p, first, last)
+
+
+def loss_column(i, buffer, rows):
+    return matrix(buffer, i[S_AT], rows, 1)
+
+
+def loss(c, i, buffer, data, labels, rows, factor, guarded):
+    first, last = rows_of(c, rows)
+    a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
+    truth = block(matrix(buffer, i[B_AT], rows, i[B_LENGTH]), 0, 0, rows, i[OUTPUTS])
+    da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
+    losses = loss_column(i, buffer, rows)
+    weights = vector(buffer, i[W_AT], rows if data[2].shape[0] > 0 else 0)
+    known = vector(labels[1], 0, rows if labels[0].shape[0] > 0 else 0)
+    loss_tile(i[KIND], c, a, truth, known, da, losses, weights, factor, parameters(i, buffer), first, last)
+    sync_lanes(c)
+    for k in range(first + lane(c), last, lanes(c)):
+        if guarded and not finite(losses[k, 0]):
+            request_stop(c, NON_FINITE)
+
+
+def update(c, i, buffer, rows, h):
+    inputs, outputs = i[INPUTS], i[OUTPUTS]
+    x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
+    dz = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, outputs)
+    weight, s0, s1, s2 = with_slots(c, i, buffer, i[W_AT], outputs, i[W_LENGTH])
+    first_row, last_row, first_column, last_column = 0, outputs, 0, inputs
+    if i[PARTITION] == OUT:
+        first_row, last_row = columns_of(c, i, outputs)
+    else:
+        first_column, last_column = columns_of(c, i, inputs)
+    weight_update(c, dz, x, weight, s0, s1, s2, i[KIND], h, first_row, last_row, first_column, last_column)
+    if i[B_LENGTH] > 0:
+        bias, s0, s1, s2 = with_slots(c, i, buffer, i[B_AT], 1, i[B_LENGTH])
+        first_column, last_column = columns_of(c, i, outputs)
+        bias_update(c, dz, bias, s0, s1, s2, i[KIND], h, first_column, last_column)
+
+
+def with_slots(c, i, buffer, at, rows, length):
+    """A parameter and its three slots of state; a slot that the rule does not keep is never touched."""
+    stride = i[STRIDE]
+    return (
+        home(c, buffer, at, rows, length),
+        home(c, buffer, at + stride, rows, length),
+        home(c, buffer, at + 2 * stride, rows, length),
+        home(c, buffer, at + 3 * stride, rows, length),
+    )
+
+
+def step_alone(c, i, buffer, h):
+    inputs, outputs = i[INPUTS], i[OUTPUTS]
+    step_block(c, i, buffer, i[W_AT], i[X_AT], outputs, i[W_LENGTH], inputs, h)
+    if i[B_LENGTH] > 0:
+        step_block(c, i, buffer, i[B_AT], i[Y_AT], 1, i[B_LENGTH], outputs, h)
+
+
+def step_block(c, i, buffer, at, gradient_at, rows, length, columns, h):
+    weight, s0, s1, s2 = with_slots(c, i, buffer, at, rows, length)
+    gradient = matrix(buffer, gradient_at, rows, length)
+    first, last = rows_of(c, rows)
+    if last > first:
+        n = last - first
+        update_tile(
+            i[KIND],
+            c,
+            block(gradient, first, 0, n, columns),
+            block(weight, first, 0, n, columns),
+            block(s0, first, 0, n, columns),
+            block(s1, first, 0, n, columns),
+            block(s2, first, 0, n, columns),
+            h,
+        )
+
+
+def copy_out(c, i, buffer, result, start, rows):
+    first, last = rows_of(c, rows)
+    y = matrix(buffer, i[Y_AT], rows, i[Y_LENGTH])
+    for k in range(first + lane_row(c), last, lane_rows(c)):
+        copy_span(c, row(y, k), row(result, start + k))

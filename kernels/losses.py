@@ -1,0 +1,164 @@
+"""The losses: for each, its value and its gradient, once.
+
+A rule of scope "element" is two scalar functions of prediction a and truth t: `value(a, t, p)` and
+`gradient(a, t, p)`, which gives dL/da. A rule of scope "row" is a body over one row of logits for each form in
+which the truth may come: `probabilities(c, z, t, gradient, factor)` and `indices(c, z, k, gradient, factor)`;
+both return the row's loss and write its gradient times `factor`.
+
+What a batch's loss is (sum, mean, weighted mean) is one factor, `reduction_factor`, worked out by the host.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from fusedmlp.kernels.activations import log_sum_exp_parts, sigmoid_value, softmax_element
+from fusedmlp.kernels.vocabulary import const, exp, lane, lanes, log, log1p, row_sum, sync_lanes
+
+NAN = float("nan")
+
+REDUCTIONS = ("mean", "sum", "none")
+
+
+@dataclass(frozen=True)
+class Loss:
+    """One loss: its formulas, and the output activation that it is fused with.
+
+    name           how it is asked for
+    value          value(a, t, p) -> the loss of one element (scope "element")
+    gradient       gradient(a, t, p) -> dL/da (scope "element")
+    probabilities  the body over one row whose truth is a row of probabilities (scope "row")
+    indices        the body over one row whose truth is a class index (scope "row")
+    logits         the output activation whose pre-activation this loss reads, fused with it (δ = a - t), or None
+    parameters     pairs of name and value
+    """
+
+    name: str
+    value: Callable[..., Any] | None = None
+    gradient: Callable[..., Any] | None = None
+    probabilities: Callable[..., Any] | None = None
+    indices: Callable[..., Any] | None = None
+    logits: str | None = None
+    parameters: tuple[tuple[str, float], ...] = ()
+
+    @property
+    def scope(self) -> Literal["element", "row"]:
+        return "row" if self.value is None else "element"
+
+    def __call__(self, **values: float) -> "Loss":
+        return replace(self, parameters=tuple((dict(self.parameters) | values).items()))
+
+
+def reduction_factor(loss: Loss, reduction: str, mass: float, outputs: int) -> float:
+    """What every row's loss and gradient are multiplied by: 1 for "sum" and "none"; for "mean" one over the batch's
+    mass (its number of rows, or the sum of its sample weights), times the outputs of a row where the loss is a mean
+    over elements, as PyTorch's MSELoss and CrossEntropyLoss are."""
+    if reduction != "mean":
+        return 1.0
+    return 1.0 / (mass * outputs) if loss.scope == "element" else 1.0 / mass
+
+
+def mse_value(a, t, p):
+    return (a - t) * (a - t)
+
+
+def mse_gradient(a, t, p):
+    return const(a, 2) * (a - t)
+
+
+def half_mse_value(a, t, p):
+    return const(a, 0.5) * (a - t) * (a - t)
+
+
+def half_mse_gradient(a, t, p):
+    return a - t
+
+
+def mae_value(a, t, p):
+    return abs(a - t)
+
+
+def mae_gradient(a, t, p):
+    return sign(a - t)
+
+
+def sign(d):
+    """-1, 0 or 1; NaN stays NaN."""
+    return const(d, 1) if d > const(d, 0) else (const(d, -1) if d < const(d, 0) else d)
+
+
+def huber_value(a, t, p):
+    delta = p[0]
+    d = abs(a - t)
+    return const(d, 0.5) * d * d if d <= delta else delta * (d - const(d, 0.5) * delta)
+
+
+def huber_gradient(a, t, p):
+    delta = p[0]
+    d = a - t
+    return d if abs(d) <= delta else delta * sign(d)
+
+
+def binary_cross_entropy_value(z, t, p):
+    """H(t, a) of the Bernoulli distributions t and a = sigmoid(z): -t log(a) - (1 - t) log(1 - a), written so that
+    no finite z overflows: max(z, 0) - t z + log(1 + exp(-|z|))."""
+    return (const(z, 0) if z <= const(z, 0) else z) - t * z + log1p(exp(-abs(z)))
+
+
+def binary_cross_entropy_gradient(z, t, p):
+    return sigmoid_value(z, p) - t
+
+
+def cross_entropy_probabilities(c, z, t, gradient, factor):
+    """H(t, a) = sum of -t log(a), a = softmax(z), for a probability row t; dH/dz = a sum(t) - t."""
+    m, s = log_sum_exp_parts(c, z)
+    log_s = log(s)
+    mass = const(m, 0)
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        mass += t[j]
+    mass = row_sum(c, mass)
+    loss = const(m, 0)
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        loss += t[j] * (log_s - (z[j] - m))
+        gradient[j] = factor * (softmax_element(z[j], m, s) * mass - t[j])
+    return row_sum(c, loss)
+
+
+def cross_entropy_indices(c, z, k, gradient, factor):
+    """The same for a class index k: the row t is 1 at k and 0 elsewhere, and H = log(s) + m - z[k].
+    An index outside the row gives NaN, loss and gradient, and reads nothing."""
+    m, s = log_sum_exp_parts(c, z)
+    inside = 0 <= k < z.shape[0]
+    loss = log(s) + (m - z[k]) if inside else const(m, NAN)
+    scale = factor if inside else loss
+    sync_lanes(c)
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        gradient[j] = scale * (softmax_element(z[j], m, s) - (const(m, 1) if j == k else const(m, 0)))
+    return loss
+
+
+mse = Loss("mse", mse_value, mse_gradient)
+half_mse = Loss("half_mse", half_mse_value, half_mse_gradient)
+mae = Loss("mae", mae_value, mae_gradient)
+huber = Loss("huber", huber_value, huber_gradient, parameters=(("delta", 1.0),))
+binary_cross_entropy = Loss(
+    "binary_cross_entropy", binary_cross_entropy_value, binary_cross_entropy_gradient, logits="sigmoid"
+)
+cross_entropy = Loss(
+    "cross_entropy", probabilities=cross_entropy_probabilities, indices=cross_entropy_indices, logits="softmax"
+)
+
+REGISTRY: dict[str, Loss] = {
+    rule.name: rule for rule in (mse, half_mse, mae, huber, binary_cross_entropy, cross_entropy)
+}
+
+
+def get(loss: str | Loss) -> Loss:
+    """The record of that name, or the record itself. ValueError for an unknown name, naming the valid ones."""
+    if isinstance(loss, Loss):
+        return loss
+    if not isinstance(loss, str):
+        raise TypeError(f"loss: expected a name or a Loss, got {type(loss).__name__}")
+    if loss not in REGISTRY:
+        raise ValueError(f"loss: unknown loss {loss!r}; expected one of {', '.join(REGISTRY)}")
+    return REGISTRY[loss]

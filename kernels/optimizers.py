@@ -1,0 +1,219 @@
+"""The optimizers: for each, the update of one parameter, once.
+
+A rule is one scalar function, `step(w, g, s0, s1, s2, h) -> (w, s0, s1, s2)`: parameter, gradient, up to three
+slots of state (those that a rule does not keep come as 0 and are not stored), and h, the scalars of the step,
+which the host works out in float64 for each step and rounds once to the compute dtype: in float32 the bias
+correction 1 - 0.999**t would be off by 1.3e-5.
+
+Formulas and defaults are those of torch.optim (PyTorch 2).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from fusedmlp.kernels.vocabulary import const, sqrt
+
+SCALARS = 9  # How many scalars a step hands to a rule; those that a rule does not name come as 0.
+SLOTS = 3  # The most slots that a rule keeps.
+
+
+@dataclass(frozen=True)
+class Update:
+    """The update rule of one parameter: its name, its formula, and how many slots of state it keeps."""
+
+    name: str
+    step: Callable[..., Any]
+    slots: int
+
+
+def store_step(w, g, s0, s1, s2, h):
+    return g, s0, s1, s2
+
+
+def sgd_step(w, g, s0, s1, s2, h):
+    rate, decay = h[0], h[1]
+    return w - rate * (g + decay * w), s0, s1, s2
+
+
+def momentum_step(w, g, velocity, s1, s2, h):
+    """v = momentum v + g; w -= rate (take_g g + take_v v): (0, 1) is plain, (1, momentum) Nesterov's."""
+    rate, decay, momentum, take_g, take_v = h[0], h[1], h[2], h[3], h[4]
+    g = g + decay * w
+    velocity = momentum * velocity + g
+    return w - rate * (take_g * g + take_v * velocity), velocity, s1, s2
+
+
+def adam_step(w, g, mean, square, s2, h):
+    """Kingma and Ba, arXiv:1412.6980, algorithm 1; `keep` is AdamW's decoupled decay (arXiv:1711.05101)."""
+    rate, decay, beta1, rest1, beta2, rest2, root2, epsilon, keep = h
+    w = keep * w
+    g = g + decay * w
+    mean = beta1 * mean + rest1 * g
+    square = beta2 * square + rest2 * (g * g)
+    return w - rate * mean / (sqrt(square) / root2 + epsilon), mean, square, s2
+
+
+def rmsprop_direction(g, variance, h):
+    epsilon = h[4]
+    return g / (sqrt(variance) + epsilon)
+
+
+def rmsprop_square(g, square, h):
+    alpha, rest = h[2], h[3]
+    return alpha * square + rest * (g * g)
+
+
+def rmsprop_step(w, g, square, s1, s2, h):
+    """Tieleman and Hinton, "Lecture 6.5 - rmsprop", 2012."""
+    rate, decay = h[0], h[1]
+    g = g + decay * w
+    square = rmsprop_square(g, square, h)
+    return w - rate * rmsprop_direction(g, square, h), square, s1, s2
+
+
+def rmsprop_momentum_step(w, g, square, velocity, average, h):
+    """RMSprop with momentum, centered (Graves, arXiv:1308.0850, section 4.2) where `centered` is 1."""
+    rate, decay, alpha, rest, momentum, centered = h[0], h[1], h[2], h[3], h[5], h[6]
+    g = g + decay * w
+    square = rmsprop_square(g, square, h)
+    average = alpha * average + rest * g
+    velocity = momentum * velocity + rmsprop_direction(g, square - centered * (average * average), h)
+    return w - rate * velocity, square, velocity, average
+
+
+STORE = Update("store", store_step, 0)
+SGD_UPDATE = Update("sgd", sgd_step, 0)
+MOMENTUM_UPDATE = Update("momentum", momentum_step, 1)
+ADAM_UPDATE = Update("adam", adam_step, 2)
+RMSPROP_UPDATE = Update("rmsprop", rmsprop_step, 1)
+RMSPROP_MOMENTUM_UPDATE = Update("rmsprop_momentum", rmsprop_momentum_step, 3)
+
+REGISTRY: dict[str, Update] = {
+    rule.name: rule
+    for rule in (STORE, SGD_UPDATE, MOMENTUM_UPDATE, ADAM_UPDATE, RMSPROP_UPDATE, RMSPROP_MOMENTUM_UPDATE)
+}
+
+
+def _number(optimizer: str, name: str, value: Any, at_least: float = 0.0, below: float | None = None) -> None:
+    """Raises TypeError or ValueError unless `value` is a finite number within its bounds."""
+    if isinstance(value, bool) or not hasattr(value, "__float__"):
+        raise TypeError(f"{optimizer}: {name} must be a number, got {type(value).__name__}")
+    number = float(value)
+    bound = f"at least {at_least:g}" + (f" and below {below:g}" if below is not None else "")
+    if number - number != 0.0 or number < at_least or (below is not None and number >= below):
+        raise ValueError(f"{optimizer}: {name} must be finite and {bound}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """What an optimizer is told once. `lr` and the others are unitless; `weight_decay` is added to the gradient
+    as weight_decay times the parameter, except by AdamW."""
+
+    def update_rule(self) -> Update:
+        raise NotImplementedError
+
+    def scalars(self, t: Any) -> tuple[Any, ...]:
+        """The scalars of step t (counted from 1; a number or an array of them), in float64, in the order in which the
+        rule reads them."""
+        raise NotImplementedError
+
+    def table(self, first: int, steps: int) -> np.ndarray:
+        """The scalars of `steps` steps from step `first` on, a row for each: float64 (steps, SCALARS)."""
+        made = np.zeros((steps, SCALARS))
+        for column, value in enumerate(self.scalars(np.arange(first, first + steps, dtype=np.float64))):
+            made[:, column] = value
+        return made
+
+
+@dataclass(frozen=True)
+class SGD(Hyperparameters):
+    lr: float = 1e-3
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "momentum", "weight_decay"):
+            _number("SGD", name, getattr(self, name))
+        if self.nesterov and self.momentum == 0.0:
+            raise ValueError("SGD: nesterov needs a momentum above 0, got momentum=0")
+
+    def update_rule(self) -> Update:
+        return MOMENTUM_UPDATE if self.momentum else SGD_UPDATE
+
+    def scalars(self, t: Any) -> tuple[Any, ...]:
+        take_g, take_v = (1.0, self.momentum) if self.nesterov else (0.0, 1.0)
+        return (self.lr, self.weight_decay, self.momentum, take_g, take_v)
+
+
+@dataclass(frozen=True)
+class Adam(Hyperparameters):
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    decoupled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        for argument in ("lr", "eps", "weight_decay"):
+            _number(name, argument, getattr(self, argument))
+        if len(self.betas) != 2:
+            raise ValueError(f"{name}: betas must be two numbers, got {self.betas!r}")
+        for i, beta in enumerate(self.betas):
+            _number(name, f"betas[{i}]", beta, below=1.0)
+
+    def update_rule(self) -> Update:
+        return ADAM_UPDATE
+
+    def scalars(self, t: Any) -> tuple[Any, ...]:
+        beta1, beta2 = self.betas
+        rate = self.lr / (1.0 - beta1**t)
+        root2 = (1.0 - beta2**t) ** 0.5
+        decay, keep = (0.0, 1.0 - self.lr * self.weight_decay) if self.decoupled else (self.weight_decay, 1.0)
+        return (rate, decay, beta1, 1.0 - beta1, beta2, 1.0 - beta2, root2, self.eps, keep)
+
+
+@dataclass(frozen=True)
+class AdamW(Adam):
+    weight_decay: float = 1e-2
+
+    decoupled: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
+class RMSprop(Hyperparameters):
+    lr: float = 1e-2
+    alpha: float = 0.99
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum: float = 0.0
+    centered: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "eps", "weight_decay", "momentum"):
+            _number("RMSprop", name, getattr(self, name))
+        _number("RMSprop", "alpha", self.alpha, below=1.0)
+
+    def update_rule(self) -> Update:
+        return RMSPROP_MOMENTUM_UPDATE if self.momentum or self.centered else RMSPROP_UPDATE
+
+    def scalars(self, t: Any) -> tuple[Any, ...]:
+        centered = 1.0 if self.centered else 0.0
+        return (self.lr, self.weight_decay, self.alpha, 1.0 - self.alpha, self.eps, self.momentum, centered)
+
+
+def get(optimizer: "str | Hyperparameters") -> Hyperparameters:
+    """The optimizer itself, or the one of that name with its defaults. ValueError for an unknown name."""
+    if isinstance(optimizer, Hyperparameters):
+        return optimizer
+    named: dict[str, type[Hyperparameters]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+    if not isinstance(optimizer, str):
+        raise TypeError(f"optimizer: expected a name or an optimizer, got {type(optimizer).__name__}")
+    if optimizer not in named:
+        raise ValueError(f"optimizer: unknown optimizer {optimizer!r}; expected one of {', '.join(named)}")
+    return named[optimizer]()

@@ -1,0 +1,485 @@
+"""The program: a network, a loss and an optimizer become a table of integers that every executor runs.
+
+A row of the table is one instruction; its columns are named below. A row holds offsets into the buffer and
+extents, never a count that depends on the batch, so one program serves the ragged last batch and any number of
+steps. A new architecture is new data: nothing is compiled for it.
+
+Barriers are not placed by hand. Each instruction says what it reads and writes and how that is shared out among the
+workers (`Access`); a barrier stands before an instruction where a worker would meet what another one wrote.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from fusedmlp.kernels.activations import PARAMETERS, Activation, identity
+from fusedmlp.kernels.losses import Loss
+from fusedmlp.kernels.optimizers import STORE, Update
+from fusedmlp.kernels.rules import kind
+
+# The columns of the table. X, W, B, Y and S are blocks of the buffer: where they begin, and the length of a row.
+OP = 0  # the instruction
+BARRIER = 1  # MEET: the workers meet before it; MEET_OR_LEAVE: and leave if a stop was published
+PARTITION = 2  # how it is shared out among the workers
+KIND = 3  # the number of its rule
+INPUTS = 4  # live columns of X, and of W
+OUTPUTS = 5  # live columns of Y, and rows of W
+X_AT, X_LENGTH = 6, 7
+W_AT, W_LENGTH = 8, 9
+B_AT, B_LENGTH = 10, 11  # the bias, or what an instruction adds; length 0: none
+Y_AT, Y_LENGTH = 12, 13
+S_AT, S_LENGTH = 14, 15  # what the activation saves
+KEEP = 16  # 1: S is written
+P_AT = 17  # the rule's parameters
+STRIDE = 18  # from an element of W or B to its first slot of state, and from slot to slot; from worker to worker in X
+MULTIPLE = 19  # columns are shared out in multiples of this, so that no two workers write one line of cache
+COLUMNS = 20
+
+MEET, MEET_OR_LEAVE = 1, 2
+
+# The instructions. Dropout and clipping by norm will be two more: a mask after FORWARD, a sum before STEP.
+GATHER = 0  # rows of the data, in the epoch's order, into the buffer
+FORWARD = 1  # Y = f(X Wᵀ + B); partition IN: this worker's partial sums
+JOIN = 2  # Y = f(the partial sums of all workers + B)
+ACTIVATE = 3  # Y = f(Y), for a rule of scope "row"
+LOSS = 4  # the rows' losses into S, and Y = dL/dX, by the truth in B and the sample weights in W
+ACTIVATION_BACKWARD = 5  # Y = Y f'(S)
+BACKWARD = 6  # Y = (X W) f'(S); partition OUT: this worker's partial sums
+JOIN_BACKWARD = 7  # Y = (the partial sums of all workers) f'(S)
+UPDATE = 8  # W and B take one step by the gradients Yᵀ X and the column sums of Y
+STEP = 9  # W and B take one step by the gradients in X and Y
+RESULT = 10  # the rows of Y, out to the caller's array
+
+# How an instruction is shared out: OUT: each worker has columns of Y (rows of W); IN: each has columns of X (and of
+# W), so that forward leaves partial sums of Y; ROWS: each has rows of the batch. A pair of OUT and IN keeps weights
+# and optimizer state with their worker, in its cache, for the whole training.
+OUT, IN, ROWS = 0, 1, 2
+PARTITIONS = {"out": OUT, "in": IN, "rows": ROWS}
+
+Axis = Literal["rows", "columns", "own", "all"]
+
+
+@dataclass(frozen=True)
+class Network:
+    """sizes: inputs, then the width of each layer. activations: one for each layer, the last one the output's."""
+
+    sizes: tuple[int, ...]
+    activations: tuple[Activation, ...]
+    bias: bool = True
+
+    @property
+    def layers(self) -> int:
+        return len(self.sizes) - 1
+
+    def parameters(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The name and shape of each parameter, in the order and under the keys of
+        torch.nn.Sequential(Linear, activation, Linear, ...)."""
+        for layer in range(self.layers):
+            inputs, outputs = self.sizes[layer : layer + 2]
+            yield f"{2 * layer}.weight", (outputs, inputs)
+            if self.bias:
+                yield f"{2 * layer}.bias", (outputs,)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What a backend says of its memory: `alignment` in elements, to which rows and blocks are padded, and the
+    number of `workers`."""
+
+    alignment: int
+    workers: int
+
+    def padded(self, extent: int) -> int:
+        return -(-extent // self.alignment) * self.alignment
+
+
+@dataclass(frozen=True)
+class Block:
+    """A matrix in the buffer: element `at` on, `rows` rows of `length` elements, of which `columns` are live."""
+
+    name: str
+    at: int
+    rows: int
+    columns: int
+    length: int
+
+    @property
+    def extent(self) -> int:
+        return self.rows * self.length
+
+
+@dataclass
+class Layout:
+    """Where everything lies in the buffer. Parameters come first, then slots of state, then the work space, so that
+    a program with another optimizer or batch takes over the front as it is."""
+
+    geometry: Geometry
+    blocks: dict[str, Block] = field(default_factory=dict)
+    length: int = 0
+
+    def add(self, name: str, rows: int, columns: int) -> Block:
+        made = Block(name, self.length, rows, columns, self.geometry.padded(columns))
+        self.blocks[name] = made
+        self.length += self.geometry.padded(made.extent)
+        return made
+
+    def __getitem__(self, name: str) -> Block:
+        return self.blocks[name]
+
+
+@dataclass(frozen=True)
+class Access:
+    """What an instruction does with a block: whether it writes, and along which axis the workers share it out."""
+
+    block: str
+    axis: Axis
+    writes: bool = False
+
+    def conflicts(self, earlier: "Access") -> bool:
+        if self.block != earlier.block or not (self.writes or earlier.writes):
+            return False
+        return self.axis != earlier.axis or self.axis == "all"
+
+
+@dataclass(frozen=True)
+class Program:
+    """A table of instructions and the layout of the buffer that it runs over.
+
+    table       int64 (instructions, COLUMNS)
+    layout      the blocks by name
+    parameters  the blocks of Network.parameters, by their names
+    gradients   the same for the gradients; empty where each lives only until its step is done
+    constants   offset in the buffer -> the number that must stand there before a run: the rules' parameters
+    carried     elements at the front of the buffer that outlive a run: parameters, then slots of state
+    batch       the most rows of a step
+    """
+
+    table: np.ndarray
+    layout: Layout
+    parameters: dict[str, Block]
+    gradients: dict[str, Block]
+    constants: dict[int, float]
+    carried: int
+    batch: int
+
+
+Fields = dict[int, int]
+
+
+class _Writer:
+    """Collects instructions with what they touch, and places the barriers."""
+
+    def __init__(self, multiple: int) -> None:
+        self._multiple = multiple
+        self._rows: list[Fields] = []
+        self._accesses: list[tuple[Access, ...]] = []
+
+    def __call__(self, op: int, fields: Fields, *accesses: Access) -> None:
+        self._rows.append({OP: op, MULTIPLE: self._multiple} | fields)
+        self._accesses.append(accesses)
+
+    def table(self) -> np.ndarray:
+        table = np.zeros((len(self._rows), COLUMNS), np.int64)
+        for number, fields in enumerate(self._rows):
+            table[number, list(fields)] = list(fields.values())
+            if number and self._rows[number - 1][OP] == LOSS:
+                table[number, BARRIER] = MEET_OR_LEAVE  # so that a non-finite loss never reaches the weights
+        pending: list[Access] = []
+        for number in [*range(len(self._rows))] * 2:  # what one step leaves, the next one meets
+            touched = self._accesses[number]
+            if any(access.conflicts(earlier) for access in touched for earlier in pending):
+                table[number, BARRIER] = max(table[number, BARRIER], MEET)
+            if table[number, BARRIER]:
+                pending = []
+            pending += touched
+        return table
+
+
+def fused_output(network: Network, loss: Loss) -> bool:
+    """Whether the loss reads the pre-activation of the output, its activation being part of the loss's formula.
+    ValueError where the two do not go together."""
+    output = network.activations[-1].name
+    if loss.logits is None or output == "identity":
+        return False
+    if output == loss.logits:
+        return True
+    raise ValueError(
+        f"loss: {loss.name} goes with output {loss.logits!r}, fused, or with output 'identity', whose values it reads "
+        f"as logits; got output {output!r}"
+    )
+
+
+def program(
+    network: Network,
+    geometry: Geometry,
+    *,
+    batch: int,
+    partitions: Sequence[int] = (),
+    loss: Loss | None = None,
+    update: Update | None = None,
+    slots: int = 0,
+) -> Program:
+    """The program of a network for at most `batch` rows a step.
+
+    Without loss and `update` it predicts. With a loss alone it leaves the gradients behind the parameters; with an
+    `update` alone it takes one step by gradients that are there; with both it trains, each weight gradient living only
+    until its step is done. `partitions` holds OUT, IN or ROWS for each layer; `slots` is how many slots of state the
+    buffer carries behind the parameters, at least those of `update`.
+    """
+    composer = _Composer(network, geometry, batch, tuple(partitions) or (OUT,) * network.layers)
+    return composer.compose(loss, update, slots)
+
+
+class _Composer:
+    """Lays out the buffer and writes the instructions, layer by layer."""
+
+    def __init__(self, network: Network, geometry: Geometry, batch: int, partitions: tuple[int, ...]) -> None:
+        self.network, self.geometry, self.batch = network, geometry, batch
+        # One worker has everything already.
+        self.partitions = partitions if geometry.workers > 1 else (OUT,) * network.layers
+        self.layout = Layout(geometry)
+        self.write = _Writer(geometry.alignment)
+        self.constants: dict[int, float] = {}
+
+    def compose(self, loss: Loss | None, update: Update | None, slots: int) -> Program:
+        names = dict(self.network.parameters())
+        parameters = {name: self.add_parameter(name, shape) for name, shape in names.items()}
+        self.stride = self.layout.length
+        self.layout.length += self.stride * slots
+        carried = self.layout.length
+        gradients: dict[str, Block] = {}
+        if (loss is None) != (update is None):
+            gradients = {name: self.add_parameter(f"d {name}", shape) for name, shape in names.items()}
+        if loss is not None:
+            self.forward(loss)
+            self.backward(loss, update or STORE, "" if update else "d ")
+        elif update is not None:
+            for layer in range(self.network.layers):
+                self.step(layer, update)
+        else:
+            self.forward(None)
+            self.result()
+        return Program(self.write.table(), self.layout, parameters, gradients, self.constants, carried, self.batch)
+
+    def add_parameter(self, name: str, shape: tuple[int, ...]) -> Block:
+        return self.layout.add(name, *shape) if len(shape) == 2 else self.layout.add(name, 1, *shape)
+
+    def add_constants(self, parameters: tuple[tuple[str, float], ...]) -> int:
+        made = self.layout.add(f"constants {len(self.constants)}", 1, PARAMETERS)
+        values = [value for _, value in parameters] + [0.0] * PARAMETERS
+        self.constants.update({made.at + i: value for i, value in enumerate(values[:PARAMETERS])})
+        return made.at
+
+    def blocks(self, **blocks: Block) -> Fields:
+        """The columns X, W, B, Y, S of the blocks given by those names."""
+        places = {"X": X_AT, "W": W_AT, "B": B_AT, "Y": Y_AT, "S": S_AT}
+        fields: Fields = {}
+        for letter, given in blocks.items():
+            fields |= {places[letter]: given.at, places[letter] + 1: given.length}
+        return fields
+
+    def extents(self, layer: int) -> Fields:
+        inputs, outputs = self.network.sizes[layer : layer + 2]
+        return {INPUTS: inputs, OUTPUTS: outputs}
+
+    def weights(self, layer: int, prefix: str = "") -> dict[str, Block]:
+        given = {"W": self.layout[f"{prefix}{2 * layer}.weight"]}
+        if self.network.bias:
+            given["B"] = self.layout[f"{prefix}{2 * layer}.bias"]
+        return given
+
+    def rule(self, layer: int, activation: Activation) -> Fields:
+        return {KIND: kind("activations", activation.name), P_AT: self.constants_at[layer]}
+
+    def parts(self, width: int) -> Block:
+        """Room for every worker's partial sums, a worker's below the other's; all layers share it."""
+        needed = self.layout.blocks.get("parts")
+        length = self.geometry.padded(width)
+        if needed is None:
+            widest = max(self.network.sizes)
+            needed = self.layout.add("parts", self.geometry.workers * self.batch, widest)
+        return Block("parts", needed.at, self.batch, width, length)
+
+    def forward(self, loss: Loss | None) -> None:
+        """GATHER, then each layer. Layer l reads block "a l" and writes "a l+1"; what its rule saves is "z l+1"."""
+        network, layout = self.network, self.layout
+        self.constants_at = [self.add_constants(a.parameters) for a in network.activations]
+        a = layout.add("a 0", self.batch, network.sizes[0])
+        gathered = {"Y": a}
+        writes = [Access("a 0", "rows", True)]
+        if loss is not None:
+            gathered |= {
+                "B": layout.add("truth", self.batch, network.sizes[-1]),
+                "W": layout.add("sample weights", 1, self.batch),
+            }
+            writes.append(Access("truth", "rows", True))
+        self.write(GATHER, {INPUTS: network.sizes[0], OUTPUTS: network.sizes[-1]} | self.blocks(**gathered), *writes)
+        for layer, activation in enumerate(network.activations):
+            last = layer == network.layers - 1
+            reads_logits = last and loss is not None and fused_output(network, loss)
+            self.forward_layer(layer, identity if reads_logits else activation, keep=loss is not None)
+
+    def forward_layer(self, layer: int, activation: Activation, keep: bool) -> None:
+        network, layout = self.network, self.layout
+        outputs = network.sizes[layer + 1]
+        x, y = layout[f"a {layer}"], layout.add(f"a {layer + 1}", self.batch, outputs)
+        keep = keep and activation.saves == "preactivation"
+        saved = layout.add(f"z {layer + 1}", self.batch, outputs) if keep else y
+        self.saved = {**getattr(self, "saved", {}), layer + 1: (activation, saved)}
+        element = identity if activation.scope == "row" else activation
+        epilogue = self.rule(layer, element) | {KEEP: int(keep)} | self.extents(layer)
+        partition, given = self.partitions[layer], self.weights(layer)
+        bias = (Access(f"{2 * layer}.bias", "columns" if partition == OUT else "all"),)
+        weight = f"{2 * layer}.weight"
+        if partition == IN:
+            part = self.parts(outputs)
+            stride = {STRIDE: part.extent}
+            self.write(
+                FORWARD,
+                {PARTITION: IN, KIND: kind("activations", "identity"), P_AT: self.constants_at[layer]}
+                | self.extents(layer)
+                | stride
+                | self.blocks(X=x, W=given["W"], Y=part, S=part),
+                Access(x.name, "columns"),
+                Access(weight, "columns"),
+                Access("parts", "own", True),
+            )
+            self.write(
+                JOIN,
+                epilogue | stride | self.blocks(X=part, Y=y, S=saved, **{k: b for k, b in given.items() if k == "B"}),
+                Access("parts", "all", True),
+                *bias,
+                Access(y.name, "rows", True),
+                Access(saved.name, "rows", True),
+            )
+        else:
+            mine: Axis = "columns" if partition == OUT else "rows"
+            self.write(
+                FORWARD,
+                epilogue | {PARTITION: partition} | self.blocks(X=x, Y=y, S=saved, **given),
+                Access(x.name, "all" if partition == OUT else "rows"),
+                Access(weight, "rows" if partition == OUT else "all"),
+                *bias,
+                Access(y.name, mine, True),
+                Access(saved.name, mine, True),
+            )
+        if activation.scope == "row":
+            self.write(
+                ACTIVATE,
+                self.rule(layer, activation) | self.extents(layer) | self.blocks(Y=y),
+                Access(y.name, "rows", True),
+            )
+
+    def result(self) -> None:
+        y = self.layout[f"a {self.network.layers}"]
+        self.write(RESULT, {OUTPUTS: self.network.sizes[-1]} | self.blocks(Y=y), Access(y.name, "rows"))
+
+    def backward(self, loss: Loss, update: Update, prefix: str) -> None:
+        """LOSS, then down the layers: block "d l" is the gradient with respect to z of layer l (from 1). A layer's
+        step comes after the gradient below it was taken, which needs the old weights."""
+        network, layout = self.network, self.layout
+        top = network.layers
+        a, d = layout[f"a {top}"], layout.add(f"d {top}", self.batch, network.sizes[-1])
+        losses = layout.add("losses", 1, self.batch)
+        self.write(
+            LOSS,
+            {KIND: kind("losses", loss.name), P_AT: self.add_constants(loss.parameters), OUTPUTS: network.sizes[-1]}
+            | self.blocks(X=a, Y=d, S=losses, B=layout["truth"], W=layout["sample weights"]),
+            Access(a.name, "rows"),
+            Access("truth", "rows"),
+            Access(d.name, "rows", True),
+        )
+        if not fused_output(network, loss):
+            self.through_activation(top, d)
+        for layer in reversed(range(top)):
+            if layer > 0:
+                self.backward_layer(layer)
+            self.update_layer(layer, update, prefix)
+
+    def through_activation(self, layer: int, d: Block) -> None:
+        """d = d f'(saved), where that could not be the epilogue of a product."""
+        activation, saved = self.saved[layer]
+        if activation.name != "identity":
+            self.write(
+                ACTIVATION_BACKWARD,
+                self.rule(layer - 1, activation) | {OUTPUTS: d.columns} | self.blocks(Y=d, S=saved),
+                Access(saved.name, "rows"),
+                Access(d.name, "rows", True),
+            )
+
+    def backward_layer(self, layer: int) -> None:
+        inputs = self.network.sizes[layer]
+        dz = self.layout[f"d {layer + 1}"]
+        dx = self.layout.add(f"d {layer}", self.batch, inputs)
+        activation, saved = self.saved[layer]
+        by_row = activation.scope == "row"
+        epilogue = self.rule(layer - 1, identity if by_row else activation) | self.extents(layer)
+        given, partition = self.weights(layer)["W"], self.partitions[layer]
+        if partition == OUT and self.geometry.workers > 1:
+            part = self.parts(inputs)
+            stride = {STRIDE: part.extent}
+            self.write(
+                BACKWARD,
+                {PARTITION: OUT, KIND: kind("activations", "identity"), P_AT: self.constants_at[layer]}
+                | self.extents(layer)
+                | stride
+                | self.blocks(X=dz, W=given, Y=part, S=part),
+                Access(dz.name, "columns"),
+                Access(given.name, "rows"),
+                Access("parts", "own", True),
+            )
+            self.write(
+                JOIN_BACKWARD,
+                epilogue | stride | self.blocks(X=part, Y=dx, S=saved),
+                Access("parts", "all", True),
+                Access(saved.name, "rows"),
+                Access(dx.name, "rows", True),
+            )
+        else:
+            rows = partition == ROWS
+            self.write(
+                BACKWARD,
+                epilogue
+                | {PARTITION: ROWS if rows else IN}
+                | self.blocks(X=dz, W=given, Y=dx, S=saved),
+                Access(dz.name, "rows" if rows else "all"),
+                Access(given.name, "all" if rows else "columns"),
+                Access(saved.name, "rows" if rows else "columns"),
+                Access(dx.name, "rows" if rows else "columns", True),
+            )
+        if by_row:
+            self.through_activation(layer, dx)
+
+    def update_layer(self, layer: int, update: Update, prefix: str) -> None:
+        """Partition ROWS leaves the weights to nobody: their longer side is shared out."""
+        inputs, outputs = self.network.sizes[layer : layer + 2]
+        partition = self.partitions[layer]
+        if partition == ROWS:
+            partition = OUT if outputs >= inputs else IN
+        x, dz = self.layout[f"a {layer}"], self.layout[f"d {layer + 1}"]
+        given = self.weights(layer, prefix)
+        self.write(
+            UPDATE,
+            {PARTITION: partition, KIND: kind("updates", update.name), STRIDE: self.stride}
+            | self.extents(layer)
+            | self.blocks(X=x, Y=dz, **given),
+            Access(x.name, "all" if partition == OUT else "columns"),
+            Access(dz.name, "columns" if partition == OUT else "all"),
+            *self.written(given, partition),
+        )
+
+    def step(self, layer: int, update: Update) -> None:
+        given, gradients = self.weights(layer), self.weights(layer, "d ")
+        self.write(
+            STEP,
+            {KIND: kind("updates", update.name), STRIDE: self.stride}
+            | self.extents(layer)
+            | self.blocks(X=gradients["W"], **given, **({"Y": gradients["B"]} if "B" in gradients else {})),
+            *self.written(given, OUT),
+        )
+
+    def written(self, given: dict[str, Block], partition: int) -> list[Access]:
+        axes: dict[str, Axis] = {"W": "rows" if partition == OUT else "columns", "B": "columns"}
+        return [Access(made.name, axes[letter], True) for letter, made in given.items()]

@@ -1,0 +1,97 @@
+"""The single kernels as all workers run them together, over arrays of the caller's.
+
+Shapes as in dense.py and batch_loss.py; every matrix is contiguous. `kind` numbers the rule, p holds its parameters.
+"""
+
+from fusedmlp.kernels.batch_loss import loss_tile, total_loss
+from fusedmlp.kernels.dense import (
+    activate,
+    activation_backward,
+    column_sums,
+    dense_forward,
+    input_gradient,
+    share,
+    update_tile,
+    weight_gradient,
+)
+from fusedmlp.kernels.vocabulary import barrier, block, lane, sync_lanes, tile_rows, vector, worker, workers
+
+
+def forward(c, x, weight, bias, y, saved, keep, kind, by_row, identity_kind, p, multiple):
+    """y = f(x weightᵀ + bias). The workers share out the rows, or the columns where those are more. A rule of scope
+    "row" (`by_row`) follows each tile's rows at once, when all their columns are there."""
+    batch, outputs = y.shape
+    if by_row:
+        first, last = share(batch, 1, worker(c), workers(c))
+        for i in range(first, last, tile_rows(c)):
+            end = min(i + tile_rows(c), last)
+            dense_forward(c, x, weight, bias, y, saved, False, identity_kind, p, i, end, 0, outputs)
+            activate(c, y, y, y, False, kind, p, i, end)
+            sync_lanes(c)
+    elif batch >= outputs:
+        first, last = share(batch, 1, worker(c), workers(c))
+        dense_forward(c, x, weight, bias, y, saved, keep, kind, p, first, last, 0, outputs)
+    else:
+        first, last = share(outputs, multiple, worker(c), workers(c))
+        dense_forward(c, x, weight, bias, y, saved, keep, kind, p, 0, batch, first, last)
+
+
+def backward(c, dy, x, weight, saved, panel, dx, dweight, dbias, kind, identity_kind, p, multiple):
+    """(dx, dweight, dbias) from dy. dz exists only for as many rows as `panel` has: its gradients are taken before
+    the next rows' dz. An empty dx or dbias is not wanted."""
+    batch, inputs, outputs = x.shape[0], x.shape[1], weight.shape[0]
+    first_output, last_output = share(outputs, multiple, worker(c), workers(c))
+    for start in range(0, batch, panel.shape[0]):
+        count = min(panel.shape[0], batch - start)
+        first, last = share(count, 1, worker(c), workers(c))
+        dz = block(panel, 0, 0, count, outputs)
+        dy_rows, saved_rows = block(dy, start, 0, count, outputs), block(saved, start, 0, count, outputs)
+        activation_backward(c, dy_rows, saved_rows, dz, kind, p, first, last)
+        sync_lanes(c)
+        if dx.shape[0] > 0:
+            target = block(dx, start, 0, count, inputs)
+            input_gradient(c, dz, weight, target, target, identity_kind, p, first, last, 0, inputs)
+        barrier(c)
+        weight_gradient(c, dz, block(x, start, 0, count, inputs), dweight, start > 0, first_output, last_output)
+        if dbias.shape[0] > 0 and last_output > first_output:
+            n = last_output - first_output
+            column_sums(c, block(dz, 0, first_output, count, n), vector(dbias, first_output, n), start > 0)
+        barrier(c)
+
+
+def apply(c, z, y, kind, p):
+    """y = f(z)."""
+    first, last = share(z.shape[0], 1, worker(c), workers(c))
+    activate(c, z, y, y, False, kind, p, first, last)
+
+
+def apply_backward(c, dy, saved, dz, kind, p):
+    """dz = dy f'(saved)."""
+    first, last = share(dy.shape[0], 1, worker(c), workers(c))
+    activation_backward(c, dy, saved, dz, kind, p, first, last)
+
+
+def loss(c, a, truth, labels, da, losses, total, weights, factor, kind, p):
+    """Each row's loss and gradient, times factor and weight; their sum in total[0] where losses is (B, 1)."""
+    first, last = share(a.shape[0], 1, worker(c), workers(c))
+    loss_tile(kind, c, a, truth, labels, da, losses, weights, factor, p, first, last)
+    barrier(c)
+    if losses.shape[1] == 1 and worker(c) == 0 and lane(c) == 0:
+        total[0] = total_loss(losses, a.shape[0])
+
+
+def step(c, g, w, s0, s1, s2, kind, h, multiple):
+    """One optimizer step of w by g, all (1, n)."""
+    first, last = share(w.shape[1], multiple, worker(c), workers(c))
+    if last > first:
+        n = last - first
+        update_tile(
+            kind,
+            c,
+            block(g, 0, first, 1, n),
+            block(w, 0, first, 1, n),
+            block(s0, 0, first, 1, n),
+            block(s1, 0, first, 1, n),
+            block(s2, 0, first, 1, n),
+            h,
+        )

@@ -1,0 +1,207 @@
+"""The words that bodies and rules speak, each with its contract. A backend defines every one of them.
+
+A rule or a body is plain Python over these names. Called as they stand here, they raise: `backends/binder.py`
+rebuilds the calling function so that each word means what one backend says it means.
+
+`c` is the context, whatever a backend needs in order to know who is calling. A *worker* is whoever owns a
+tile (a thread of the processor, a block of a graphics card); its *lanes* share the tile's elements.
+A *block* is a two-dimensional view whose rows are contiguous; it may be wider in memory than it says.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+WORDS: dict[str, Callable[..., Any]] = {}
+
+
+def word(declaration: Callable[..., Any]) -> Callable[..., Any]:
+    """Registers a declaration under its name; calling it unbound is an error."""
+
+    def unbound(*_arguments: Any) -> Any:
+        raise NotImplementedError(f"{declaration.__name__} is a word: bind the calling function to a backend first")
+
+    unbound.__name__ = declaration.__name__
+    unbound.__doc__ = declaration.__doc__
+    WORDS[declaration.__name__] = unbound
+    return unbound
+
+
+# Numbers. Each has the dtype of its argument, on every backend.
+
+
+@word
+def const(like, value):
+    """The Python number `value` as a scalar of the dtype of `like`: a bare 0.5 would make float32 into float64."""
+
+
+@word
+def exp(z):
+    """e to the z."""
+
+
+@word
+def expm1(z):
+    """e to the z, less one, exact near z = 0."""
+
+
+@word
+def log(z):
+    """The natural logarithm."""
+
+
+@word
+def log1p(z):
+    """The natural logarithm of 1 + z, exact near z = 0."""
+
+
+@word
+def tanh(z):
+    """The hyperbolic tangent."""
+
+
+@word
+def erf(z):
+    """The error function, 2 / sqrt(pi) times the integral of exp(-t²) from 0 to z."""
+
+
+@word
+def sqrt(z):
+    """The square root; NaN below zero."""
+
+
+@word
+def finite(z):
+    """Whether z is neither infinite nor NaN."""
+
+
+@word
+def double(z):
+    """z as float64: for the loss's running sum, and for nothing else."""
+
+
+# Who calls, and how callers meet.
+
+
+@word
+def worker(c):
+    """The caller's number, from 0 to workers(c) - 1."""
+
+
+@word
+def workers(c):
+    """How many workers run the body."""
+
+
+@word
+def barrier(c):
+    """Returns when every worker has called it; what any of them wrote before is seen by all after."""
+
+
+@word
+def request_stop(c, reason):
+    """Asks all workers to stop; the reason (a positive integer) is published at the next barrier."""
+
+
+@word
+def stopped(c):
+    """The published reason, or 0. Between two barriers every worker reads the same."""
+
+
+@word
+def lane(c):
+    """The caller's number among the lanes of its worker, from 0 to lanes(c) - 1."""
+
+
+@word
+def lanes(c):
+    """How many lanes a worker has."""
+
+
+@word
+def lane_row(c):
+    """The caller's row where the lanes are laid out over a tile, from 0 to lane_rows(c) - 1."""
+
+
+@word
+def lane_rows(c):
+    """How many rows of lanes lie over a tile."""
+
+
+@word
+def lane_column(c):
+    """The caller's column where the lanes are laid out over a tile, from 0 to lane_columns(c) - 1."""
+
+
+@word
+def lane_columns(c):
+    """How many columns of lanes lie over a tile."""
+
+
+@word
+def sync_lanes(c):
+    """Returns when every lane of this worker has called it; what they wrote is then seen by all of them."""
+
+
+@word
+def row_sum(c, part):
+    """The sum of what the lanes of this worker bring, in a fixed order, known to each of them."""
+
+
+@word
+def row_max(c, part):
+    """The greatest of what the lanes of this worker bring, known to each of them."""
+
+
+# Memory.
+
+
+@word
+def matrix(buffer, at, rows, columns):
+    """The view (rows, columns) of a one-dimensional buffer from element `at` on, without a check."""
+
+
+@word
+def vector(buffer, at, length):
+    """The view (length,) of a contiguous array from element `at` on, without a check."""
+
+
+@word
+def home(c, buffer, at, rows, columns):
+    """A layer's weights where they live for this worker, as `matrix` gives them."""
+
+
+@word
+def block(a, row, column, rows, columns):
+    """The part of the matrix or block `a` that starts at (row, column), without a copy and without a check."""
+
+
+@word
+def row(a, i):
+    """Row i of a matrix or block, as a contiguous vector."""
+
+
+@word
+def tile_rows(c):
+    """The most rows that a tile has."""
+
+
+@word
+def tile_columns(c):
+    """The most columns that a tile has."""
+
+
+@word
+def product_tile(c, target):
+    """Where the product of a tile is collected before the epilogue that writes it to the block `target`:
+    `target` itself where that is in cache, or faster memory of the same shape."""
+
+
+@word
+def scratch(c, like, rows, columns):
+    """A tile of this worker's own memory, of the dtype of `like`, at most tile_rows by tile_columns; not cleared."""
+
+
+@word
+def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
+    """z = op(a) op(b), or z += with `accumulate`; op transposes where its flag says so. All lanes of the worker
+    call it, and meet before it returns. The order of summation depends on the shapes alone."""
