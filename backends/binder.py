@@ -11,6 +11,7 @@ binding and of every source under kernels/.
 """
 
 import hashlib
+import inspect
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -40,8 +41,7 @@ class Binder:
     """Binds functions of kernels/ to one set of words.
 
     words    word -> what it means here; every word of the vocabulary
-    compile  compile(function, inline) makes a rebuilt function callable; `inline` asks that it become part of its
-             caller: one of the thin layers between a choice and its loops
+    compile  compile(function, thin) makes a rebuilt function callable; a thin one becomes part of its caller
     folder   the backend's own sources, which go into the digest with those of kernels/ and this file
     """
 
@@ -60,21 +60,21 @@ class Binder:
         self.digest = source_digest((Path(__file__), *sources_in(kernels), *sources_in(folder)))
         self._bound: dict[Any, Any] = {}
 
-    def bind(self, function: Callable[..., Any]) -> Any:
-        """`function` as this backend's, compiled. The same function gives the same object."""
-        return self._bind(function)
+    def bind(self, function: Callable[..., Any], thin: bool = False) -> Any:
+        """`function` as this backend's, compiled; as a thin one where it is marked so, or asked for."""
+        return self._bind(function, thin=thin)
 
     def wrap(self, function: Callable[..., Any], label: str, **globals: Any) -> types.FunctionType:
         """`function`, a backend's own entry around a bound body, over the globals given; not compiled."""
-        scope = {"__name__": function.__module__} | globals
-        return self._renamed(types.FunctionType(function.__code__, scope, function.__name__), label)
+        return self._renamed(types.FunctionType(function.__code__, globals, function.__name__), label)
 
-    def _bind(self, function: Any, holes: Holes = NO_HOLES, rule: str = "", inline: bool = False) -> Any:
+    def _bind(self, function: Any, holes: Holes = NO_HOLES, rule: str = "", thin: bool = False) -> Any:
         if not _mentions(function, holes.keys()):
             holes, rule = NO_HOLES, ""
-        key = (function, rule, inline)
+        thin = thin or hasattr(function, "thin")
+        key = (function, rule, thin)
         if key not in self._bound:
-            self._bound[key] = self._compile(self._rebuild(function, holes, rule), inline)
+            self._bound[key] = self._compile(self._rebuild(function, holes, rule), thin)
         return self._bound[key]
 
     def _rebuild(self, function: Any, holes: Holes, rule: str) -> types.FunctionType:
@@ -104,7 +104,7 @@ class Binder:
         raise TypeError(f"a body may name words, bodies, rules and numbers, not {found!r}")
 
     def _tree(self, choice: Choice) -> Any:
-        """The choice as a tree of forks over the family's rules; all but the root are inlined."""
+        """The choice as a tree of forks over the family's rules; all but the root are thin."""
 
         def leaf(number: int) -> Any:
             rule = FAMILIES[choice.family][number]
@@ -112,16 +112,27 @@ class Binder:
                 hole: self._bind(formula) if isinstance(formula, types.FunctionType) else formula
                 for hole, formula in choice.holes(rule).items()
             }
-            return self._bind(choice.template(rule), holes, f"{choice.family}.{rule.name}", inline=True)
+            return self._bind(choice.template(rule), holes, f"{choice.family}.{rule.name}")
 
-        def grow(first: int, last: int, inline: bool) -> Any:
+        def grow(first: int, last: int, thin: bool) -> Any:
             if last - first == 1:
                 return leaf(first)
             middle = (first + last) // 2
             holes = {"KIND": middle, "lower": grow(first, middle, True), "upper": grow(middle, last, True)}
-            return self._compile(self._rebuild(choice.fork, holes, f"{choice.family}.{first}"), inline)
+            return self._compile(self._rebuild(choice.fork, holes, f"{choice.family}.{first}"), thin)
 
         return grow(0, len(FAMILIES[choice.family]), False)
+
+
+def entry_around(body: Callable[..., Any], before: str = "pass", after: str = "pass") -> Any:
+    """A function with the parameters of `body`, which it calls between two statements, by the name `body`. (Numba
+    inlines no call with *arguments, and a call that is not inlined costs a second pass over the whole body, 4 s of
+    30.)"""
+    names: dict[str, Any] = {}
+    parameters = ", ".join(inspect.signature(body).parameters)
+    lines = [f"def enter({parameters}):", before, f"result = body({parameters})", after, "return result"]
+    exec(compile("\n    ".join(lines), __file__, "exec"), names)
+    return names["enter"]
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:

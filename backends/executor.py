@@ -265,11 +265,11 @@ class Executor:
         guarded: bool,
     ) -> tuple[Any, ...]:
         """What the interpreter takes after its context."""
-        nothing = np.empty(0, self.dtype)
         truth = np.empty((0, self.network.sizes[-1]), self.dtype) if data.truth is None else data.truth
+        weights = np.empty(0, self.dtype) if data.weights is None else data.weights
         labels = np.empty(0, np.int64) if data.labels is None else data.labels
+        batch_labels = np.empty(run.batch if len(labels) else 0, np.int64)
         return (
-            *(run.table, self._buffer, (data.x, truth, nothing if data.weights is None else data.weights)),
-            *((labels, np.empty(run.batch if len(labels) else 0, np.int64)), order, scalars, losses, result),
+            *(run.table, self._buffer, data.x, truth, weights, labels, batch_labels, order, scalars, losses, result),
             *(run.batch, first_step, last_step, guarded),
         )

@@ -264,8 +264,9 @@ def get(activation: str | Activation, argument: str = "activation") -> Activatio
     """The record of that name, or the record itself. ValueError for an unknown name, naming the valid ones."""
     if isinstance(activation, Activation):
         return activation
+    names = ", ".join(REGISTRY)
     if not isinstance(activation, str):
-        raise TypeError(f"{argument}: expected a name or an Activation, got {type(activation).__name__}")
+        raise TypeError(f"{argument}: expected an Activation or one of {names}, got {activation!r}")
     if activation not in REGISTRY:
-        raise ValueError(f"{argument}: unknown activation {activation!r}; expected one of {', '.join(REGISTRY)}")
+        raise ValueError(f"{argument}: unknown activation {activation!r}; expected one of {names}")
     return REGISTRY[activation]

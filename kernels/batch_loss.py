@@ -5,9 +5,10 @@ row's loss or (B, C) for each element's, weights (B,) or empty for ones.
 """
 
 from fusedmlp.kernels.choice import KIND, Choice, gradient, indices, lower, probabilities, upper, value
-from fusedmlp.kernels.vocabulary import const, double, lane, lanes, row, row_sum, sync_lanes
+from fusedmlp.kernels.vocabulary import const, double, lane, lanes, row, row_sum, sync_lanes, thin
 
 
+@thin
 def loss_elements(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
     each = losses.shape[1] > 1
     for i in range(first_row, last_row):
@@ -33,6 +34,7 @@ def loss_each_span(c, a, t, da, losses, w, p):
         da[j] = w * gradient(a[j], t[j], p)
 
 
+@thin
 def loss_rows(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
     for i in range(first_row, last_row):
         w = factor * weights[i] if weights.shape[0] > 0 else factor

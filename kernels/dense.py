@@ -20,6 +20,7 @@ from fusedmlp.kernels.vocabulary import (
     row,
     scratch,
     sync_lanes,
+    thin,
     tile_columns,
     tile_rows,
     vector,
@@ -30,6 +31,7 @@ from fusedmlp.kernels.vocabulary import (
 # (784-128-10, 2 cores with AVX-512).
 
 
+@thin
 def activate_elements(kind, c, z, bias, y, saved, keep, p):
     for i in range(lane_row(c), z.shape[0], lane_rows(c)):
         activate_span(c, row(z, i), bias, row(y, i), row(saved, i), keep, p)
@@ -44,6 +46,7 @@ def activate_span(c, z, bias, y, saved, keep, p):
         y[j] = value(s, p)
 
 
+@thin
 def activate_rows(kind, c, z, bias, y, saved, keep, p):
     biased = bias.shape[0] > 0
     for i in range(z.shape[0]):
@@ -60,6 +63,7 @@ def add_span(c, a, b, y):
         y[j] = a[j] + b[j]
 
 
+@thin
 def gradient_elements(kind, c, dy, saved, dz, p):
     for i in range(lane_row(c), dy.shape[0], lane_rows(c)):
         gradient_span(c, row(dy, i), row(saved, i), row(dz, i), p)
@@ -70,11 +74,13 @@ def gradient_span(c, dy, saved, dz, p):
         dz[j] = dy[j] * gradient(saved[j], p)
 
 
+@thin
 def gradient_rows(kind, c, dy, saved, dz, p):
     for i in range(dy.shape[0]):
         gradient(c, row(dy, i), row(saved, i), row(dz, i))
 
 
+@thin
 def update_elements(kind, c, g, w, s0, s1, s2, h):
     for i in range(lane_row(c), w.shape[0], lane_rows(c)):
         update_span(c, row(g, i), row(w, i), row(s0, i), row(s1, i), row(s2, i), h)
@@ -143,6 +149,7 @@ update_tile = Choice(
 )
 
 
+@thin
 def dense_forward(c, x, weight, bias, y, saved, keep, kind, p, first_row, last_row, first_column, last_column):
     """y = f(x weightᵀ + bias) on a rectangle of y, a tile at a time: the epilogue of a tile comes before the next
     tile's product. A rule of scope "row" needs all columns of its rows, so it has a pass of its own: `activate`."""
@@ -159,6 +166,7 @@ def dense_forward(c, x, weight, bias, y, saved, keep, kind, p, first_row, last_r
             sync_lanes(c)
 
 
+@thin
 def input_gradient(c, dz, weight, saved, dx, kind, p, first_row, last_row, first_column, last_column):
     """dx = (dz weight) f'(saved) on a rectangle of dx, f being the activation of the layer below."""
     outputs = dz.shape[1]
@@ -173,6 +181,7 @@ def input_gradient(c, dz, weight, saved, dx, kind, p, first_row, last_row, first
             sync_lanes(c)
 
 
+@thin
 def weight_update(c, dz, x, weight, s0, s1, s2, kind, h, first_row, last_row, first_column, last_column):
     """weight takes one optimizer step by dzᵀ x, on a rectangle of weight: the gradient of a tile lives only until
     its step is done."""
@@ -196,6 +205,7 @@ def weight_update(c, dz, x, weight, s0, s1, s2, kind, h, first_row, last_row, fi
             sync_lanes(c)
 
 
+@thin
 def bias_update(c, dz, bias, s0, s1, s2, kind, h, first_column, last_column):
     """bias (1, O) takes one optimizer step by the column sums of dz, on a range of columns."""
     for j in range(first_column, last_column, tile_columns(c)):
@@ -242,6 +252,7 @@ def share(extent, multiple, number, parts):
     return min(first, extent), min(last, extent)
 
 
+@thin
 def activate(c, z, y, saved, keep, kind, p, first_row, last_row):
     """y = f(z) on a range of rows; y may be z."""
     rows, columns = last_row - first_row, z.shape[1]
@@ -258,6 +269,7 @@ def activate(c, z, y, saved, keep, kind, p, first_row, last_row):
         )
 
 
+@thin
 def activation_backward(c, dy, saved, dz, kind, p, first_row, last_row):
     """dz = dy f'(saved) on a range of rows; dz may be dy."""
     rows, columns = last_row - first_row, dy.shape[1]

@@ -71,6 +71,7 @@ from fusedmlp.kernels.vocabulary import (
     row,
     stopped,
     sync_lanes,
+    thin,
     vector,
     worker,
     workers,
@@ -80,19 +81,36 @@ from fusedmlp.kernels.vocabulary import (
 INTERRUPTED, NON_FINITE, FAILED = 1, 2, 3
 
 
-def run(c, table, buffer, data, labels, order, scalars, losses, result, batch, first_step, last_step, guarded):
+def run(
+    c,
+    table,
+    buffer,
+    x,
+    truth,
+    sample_weights,
+    labels,
+    batch_labels,
+    order,
+    scalars,
+    losses,
+    result,
+    batch,
+    first_step,
+    last_step,
+    guarded,
+):
     """Steps first_step to last_step - 1. Step s takes the rows order[s batch : (s + 1) batch] of the data.
 
-    table    int64 (instructions, COLUMNS), the program
-    buffer   the compute dtype, one-dimensional: parameters, state, work space
-    data     (x (N, I), truth (N, O) or (0, O), sample weights (N,) or (0,)), the compute dtype
-    labels   (class indices int64 (N,) or (0,), room for a batch of them)
-    order    int64 (N,)
-    scalars  the compute dtype (last_step - first_step, optimizers.SCALARS + 1): the optimizer's, then the loss's factor
-    losses   float64 (last_step - first_step,), written: each step's loss
-    result   (N, O) or (0, O), written where the program says RESULT
-    guarded  whether a loss that is not finite stops the run before that step touches a parameter
-    returns  how many steps were finished; the reason is the backend's to tell
+    table           int64 (instructions, COLUMNS), the program
+    buffer          the compute dtype, one-dimensional: parameters, state, work space
+    x               (N, I); truth (N, O) or (0, O); sample_weights (N,) or (0,): the compute dtype
+    labels          class indices, int64 (N,) or (0,); batch_labels: room for a batch of them
+    order           int64 (N,)
+    scalars         the compute dtype (steps, optimizers.SCALARS + 1): the optimizer's, then the loss's factor
+    losses          float64 (steps,), written: each step's loss
+    result          (N, O) or (0, O), written where the program says RESULT
+    guarded         whether a loss that is not finite stops the run before that step touches a parameter
+    returns         how many steps were finished; why it stopped before the last one is the backend's to tell
     """
     for s in range(first_step, last_step):
         start = s * batch
@@ -119,9 +137,9 @@ def run(c, table, buffer, data, labels, order, scalars, losses, result, batch, f
             elif op == JOIN or op == JOIN_BACKWARD:
                 join(c, i, buffer, rows)
             elif op == GATHER:
-                gather(c, i, buffer, data, labels, order, start, rows)
+                gather(c, i, buffer, x, truth, sample_weights, labels, batch_labels, order, start, rows)
             elif op == LOSS:
-                loss(c, i, buffer, data, labels, rows, factor, guarded)
+                loss(c, i, buffer, sample_weights.shape[0] > 0, labels.shape[0] > 0, batch_labels, rows, factor, guarded)
             elif op == ACTIVATE or op == ACTIVATION_BACKWARD:
                 through_activation(c, i, buffer, rows)
             elif op == STEP:
@@ -147,9 +165,8 @@ def rows_of(c, rows):
     return share(rows, 1, worker(c), workers(c))
 
 
-def gather(c, i, buffer, data, labels, order, start, rows):
-    x, truth, weights = data
-    known, room = labels
+@thin
+def gather(c, i, buffer, x, truth, weights, labels, batch_labels, order, start, rows):
     first, last = rows_of(c, rows)
     to = matrix(buffer, i[Y_AT], rows, i[Y_LENGTH])
     for k in range(first + lane_row(c), last, lane_rows(c)):
@@ -158,9 +175,9 @@ def gather(c, i, buffer, data, labels, order, start, rows):
         to = matrix(buffer, i[B_AT], rows, i[B_LENGTH])
         for k in range(first + lane_row(c), last, lane_rows(c)):
             copy_span(c, row(truth, order[start + k]), vector(row(to, k), 0, i[OUTPUTS]))
-    if known.shape[0] > 0:
+    if labels.shape[0] > 0:
         for k in range(first + lane(c), last, lanes(c)):
-            room[k] = known[order[start + k]]
+            batch_labels[k] = labels[order[start + k]]
     if weights.shape[0] > 0:
         for k in range(first + lane(c), last, lanes(c)):
             buffer[i[W_AT] + k] = weights[order[start + k]]
@@ -171,6 +188,7 @@ def copy_span(c, a, y):
         y[j] = a[j]
 
 
+@thin
 def forward(c, i, buffer, rows):
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
@@ -195,6 +213,7 @@ def forward(c, i, buffer, rows):
     )
 
 
+@thin
 def backward(c, i, buffer, rows):
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     dz = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, outputs)
@@ -217,6 +236,7 @@ def backward(c, i, buffer, rows):
     )
 
 
+@thin
 def join(c, i, buffer, rows):
     """The partial sums of all workers, added in the order of the workers, then the epilogue of the layer."""
     forwards = i[OP] == JOIN
@@ -241,6 +261,7 @@ def join(c, i, buffer, rows):
             gradient_tile(i[KIND], c, total, saved, y, p)
 
 
+@thin
 def through_activation(c, i, buffer, rows):
     first, last = rows_of(c, rows)
     y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
@@ -252,25 +273,28 @@ def through_activation(c, i, buffer, rows):
         activation_backward(c, y, saved, y, i[KIND], p, first, last)
 
 
+@thin
 def loss_column(i, buffer, rows):
     return matrix(buffer, i[S_AT], rows, 1)
 
 
-def loss(c, i, buffer, data, labels, rows, factor, guarded):
+@thin
+def loss(c, i, buffer, weighted, labelled, batch_labels, rows, factor, guarded):
     first, last = rows_of(c, rows)
     a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
     truth = block(matrix(buffer, i[B_AT], rows, i[B_LENGTH]), 0, 0, rows, i[OUTPUTS])
     da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     losses = loss_column(i, buffer, rows)
-    weights = vector(buffer, i[W_AT], rows if data[2].shape[0] > 0 else 0)
-    known = vector(labels[1], 0, rows if labels[0].shape[0] > 0 else 0)
-    loss_tile(i[KIND], c, a, truth, known, da, losses, weights, factor, parameters(i, buffer), first, last)
+    weights = vector(buffer, i[W_AT], rows if weighted else 0)
+    labels = vector(batch_labels, 0, rows if labelled else 0)
+    loss_tile(i[KIND], c, a, truth, labels, da, losses, weights, factor, parameters(i, buffer), first, last)
     sync_lanes(c)
     for k in range(first + lane(c), last, lanes(c)):
         if guarded and not finite(losses[k, 0]):
             request_stop(c, NON_FINITE)
 
 
+@thin
 def update(c, i, buffer, rows, h):
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
@@ -299,6 +323,7 @@ def with_slots(c, i, buffer, at, rows, length):
     )
 
 
+@thin
 def step_alone(c, i, buffer, h):
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     step_block(c, i, buffer, i[W_AT], i[X_AT], outputs, i[W_LENGTH], inputs, h)
@@ -324,6 +349,7 @@ def step_block(c, i, buffer, at, gradient_at, rows, length, columns, h):
         )
 
 
+@thin
 def copy_out(c, i, buffer, result, start, rows):
     first, last = rows_of(c, rows)
     y = matrix(buffer, i[Y_AT], rows, i[Y_LENGTH])

@@ -100,7 +100,7 @@ REGISTRY: dict[str, Update] = {
 def _number(optimizer: str, name: str, value: Any, at_least: float = 0.0, below: float | None = None) -> None:
     """Raises TypeError or ValueError unless `value` is a finite number within its bounds."""
     if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{optimizer}: {name} must be a number, got {type(value).__name__}")
+        raise TypeError(f"{optimizer}: {name} must be a number, got {value!r}")
     number = float(value)
     bound = f"at least {at_least:g}" + (f" and below {below:g}" if below is not None else "")
     if number - number != 0.0 or number < at_least or (below is not None and number >= below):
@@ -162,7 +162,7 @@ class Adam(Hyperparameters):
         name = type(self).__name__
         for argument in ("lr", "eps", "weight_decay"):
             _number(name, argument, getattr(self, argument))
-        if len(self.betas) != 2:
+        if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ValueError(f"{name}: betas must be two numbers, got {self.betas!r}")
         for i, beta in enumerate(self.betas):
             _number(name, f"betas[{i}]", beta, below=1.0)

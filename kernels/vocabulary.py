@@ -26,6 +26,13 @@ def word(declaration: Callable[..., Any]) -> Callable[..., Any]:
     return unbound
 
 
+def thin(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a body that becomes part of its caller when compiled: it has one caller, or next to nothing in it. Each
+    function of its own costs the compiler another pass over all that it calls."""
+    body.thin = True  # type: ignore[attr-defined]
+    return body
+
+
 # Numbers. Each has the dtype of its argument, on every backend.
 
 

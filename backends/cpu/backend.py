@@ -13,7 +13,7 @@ import numpy as np
 from numba import njit, types
 
 from fusedmlp.backends.backend import Backend
-from fusedmlp.backends.binder import Binder
+from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cpu import machine, words
 from fusedmlp.backends.cpu.blas import Hold
 from fusedmlp.backends.cpu.threads import default_threads
@@ -24,18 +24,6 @@ from fusedmlp.kernels import interpreter, single
 from fusedmlp.kernels.interpreter import INTERRUPTED
 from fusedmlp.kernels.optimizers import SCALARS
 from fusedmlp.kernels.program import Network
-
-
-def enter(context, *arguments):
-    """The compiled entry around a body: subnormals count as zero inside, and the caller's mode is given back."""
-    mode = flush_subnormals()
-    result = body(context, *arguments)
-    restore_subnormals(mode)
-    return result
-
-
-def body(*arguments):
-    """Stands for the bound body in `enter`."""
 
 
 class CpuBackend(Backend):
@@ -140,11 +128,12 @@ class CpuBackend(Backend):
         function = interpreter.run if name == "run" else getattr(single, name)
         outer = types_of_entry(name, dtype)
         bound = self._binder.wrap(
-            enter,
-            body=self._binder.bind(function),
+            entry_around(function, "mode = flush_subnormals()", "restore_subnormals(mode)"),
+            label=f"{name}.{dtype}",
+            __name__=__name__,
+            body=self._binder.bind(function, thin=True),
             flush_subnormals=machine.flush_subnormals,
             restore_subnormals=machine.restore_subnormals,
-            label=f"{name}.{dtype}",
         )
         return compile_cached(bound, outer, announce=f"fusedmlp: compiling {name} for {dtype} (once on this machine)")
 
@@ -174,8 +163,8 @@ def _warn_once(cause: str) -> None:
     )
 
 
-def _compile_inner(function: Callable[..., Any], inline: bool) -> Any:
-    return njit(**(words.INLINED if inline else words.INNER))(function)
+def _compile_inner(function: Callable[..., Any], thin: bool) -> Any:
+    return njit(**(words.INLINED if thin else words.INNER))(function)
 
 
 def _threads_from_environment() -> int | None:
@@ -231,11 +220,11 @@ def types_of_entry(name: str, dtype: np.dtype) -> tuple[Any, ...]:
             *(number, types.UniTuple(scalar, SCALARS), number),
         ),
         "run": (
-            *(reads(2, number), writes(1), types.Tuple((reads(2), reads(2), reads(1)))),
-            *(types.Tuple((labels, writes(1, number))), reads(1, number), reads(2), writes(1, types.float64)),
+            *(reads(2, number), writes(1), reads(2), reads(2), reads(1), labels, writes(1, number)),
+            *(reads(1, number), reads(2), writes(1, types.float64)),
             *(writes(2), number, number, number, flag),
         ),
     }
-    return (context, types.StarArgTuple(arguments[name]))
+    return (context, *arguments[name])
 
 

@@ -1,4 +1,4 @@
-"""What the processor must be told in its own terms: views without checks, atomics, the pause and yield of a waiting
+"""What the processor must be told in its own terms: views, atomics, the pause and yield of a waiting
 worker, the treatment of subnormals, and SciPy's BLAS. Each is one Numba intrinsic of a few LLVM instructions.
 
 Everything here survives Numba's cache on disk: symbols are called by name, and no address is compiled in.
@@ -15,6 +15,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fusedmlp.backends.views import itemsize_of, matrix_of, size_of, sizes_of, source_of, views
+
 ARM = platform.machine().lower() in ("aarch64", "arm64")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
@@ -22,91 +24,33 @@ int32 = ir.IntType(32)
 int64 = ir.IntType(64)
 
 
-# Views. The arrays that they give own nothing, so Numba counts no references for them.
-
-
-def _view(context, builder, array_type, pointer, shape, strides):
-    array = context.make_array(array_type)(context, builder)
-    itemsize = context.get_abi_sizeof(context.get_data_type(array_type.dtype))
-    context.populate_array(
-        array,
-        data=builder.bitcast(pointer, array.data.type),
-        shape=shape,
-        strides=strides,
-        itemsize=context.get_constant(types.intp, itemsize),
-        meminfo=None,
-    )
-    return array._getvalue(), itemsize
-
-
-def _size(context, builder, value, value_type):
-    return context.cast(builder, value, value_type, types.intp)
+matrix, vector, block, row = views(intrinsic, types, cgutils)
 
 
 @intrinsic
-def matrix(typing_context, buffer, at, rows, columns):
-    result = types.Array(buffer.dtype, 2, "C")
+def home(typing_context, c, buffer, at, rows, columns):
+    """The weights of every worker lie in the buffer; which of them are its own, and in its cache, the plan says."""
 
     def generate(context, builder, signature, arguments):
-        source = context.make_array(signature.args[0])(context, builder, arguments[0])
-        at, rows, columns = (
-            _size(context, builder, a, t) for a, t in zip(arguments[1:], signature.args[1:], strict=True)
-        )
-        itemsize = context.get_constant(types.intp, buffer.dtype.bitwidth // 8)
-        strides = (builder.mul(columns, itemsize), itemsize)
-        view, _ = _view(context, builder, result, builder.gep(source.data, [at]), (rows, columns), strides)
-        return view
+        source = source_of(context, builder, signature, arguments, 1)
+        sizes = sizes_of(context, builder, types, signature, arguments, 2)
+        return matrix_of(context, builder, types, signature, source, *sizes)
 
-    return result(buffer, at, rows, columns), generate
+    return types.Array(buffer.dtype, 2, "C")(c, buffer, at, rows, columns), generate
 
 
 @intrinsic
-def vector(typing_context, buffer, at, length):
-    result = types.Array(buffer.dtype, 1, "C")
+def scratch(typing_context, c, like, rows, columns):
+    """The fourth member of the context is the worker's tile."""
 
     def generate(context, builder, signature, arguments):
-        source = context.make_array(signature.args[0])(context, builder, arguments[0])
-        at, length = (_size(context, builder, a, t) for a, t in zip(arguments[1:], signature.args[1:], strict=True))
-        itemsize = context.get_constant(types.intp, buffer.dtype.bitwidth // 8)
-        view, _ = _view(context, builder, result, builder.gep(source.data, [at]), (length,), (itemsize,))
-        return view
+        tile_type = signature.args[0].types[3]
+        tile = context.make_array(tile_type)(context, builder, builder.extract_value(arguments[0], 3))
+        sizes = sizes_of(context, builder, types, signature, arguments, 2)
+        zero = context.get_constant(types.intp, 0)
+        return matrix_of(context, builder, types, signature, tile, zero, *sizes)
 
-    return result(buffer, at, length), generate
-
-
-@intrinsic
-def block(typing_context, a, row, column, rows, columns):
-    result = types.Array(a.dtype, 2, "A")
-
-    def generate(context, builder, signature, arguments):
-        source = context.make_array(signature.args[0])(context, builder, arguments[0])
-        row, column, rows, columns = (
-            _size(context, builder, x, t) for x, t in zip(arguments[1:], signature.args[1:], strict=True)
-        )
-        stride, itemsize = cgutils.unpack_tuple(builder, source.strides, 2)
-        offset = builder.add(builder.mul(row, stride), builder.mul(column, itemsize))
-        pointer = cgutils.pointer_add(builder, source.data, offset)
-        view, _ = _view(context, builder, result, pointer, (rows, columns), (stride, itemsize))
-        return view
-
-    return result(a, row, column, rows, columns), generate
-
-
-@intrinsic
-def row(typing_context, a, i):
-    result = types.Array(a.dtype, 1, "C")
-
-    def generate(context, builder, signature, arguments):
-        source = context.make_array(signature.args[0])(context, builder, arguments[0])
-        i = _size(context, builder, arguments[1], signature.args[1])
-        stride, itemsize = cgutils.unpack_tuple(builder, source.strides, 2)
-        columns = cgutils.unpack_tuple(builder, source.shape, 2)[1]
-        pointer = cgutils.pointer_add(builder, source.data, builder.mul(i, stride))
-        itemsize = context.get_constant(types.intp, a.dtype.bitwidth // 8)
-        view, _ = _view(context, builder, result, pointer, (columns,), (itemsize,))
-        return view
-
-    return result(a, i), generate
+    return types.Array(like.dtype, 2, "C")(c, like, rows, columns), generate
 
 
 # Atomics on an int64 array: arrivals and generations of the barrier, requests to stop.
@@ -114,7 +58,7 @@ def row(typing_context, a, i):
 
 def _element(context, builder, signature, arguments):
     array = context.make_array(signature.args[0])(context, builder, arguments[0])
-    return builder.gep(array.data, [_size(context, builder, arguments[1], signature.args[1])])
+    return builder.gep(array.data, [size_of(context, builder, types, arguments[1], signature.args[1])])
 
 
 @intrinsic
@@ -122,7 +66,7 @@ def atomic_add(typing_context, array, index, amount):
     """array[index] += amount, sequentially consistent; the value before."""
 
     def generate(context, builder, signature, arguments):
-        amount = _size(context, builder, arguments[2], signature.args[2])
+        amount = size_of(context, builder, types, arguments[2], signature.args[2])
         return builder.atomic_rmw("add", _element(context, builder, signature, arguments), amount, "seq_cst")
 
     return types.int64(array, index, amount), generate
@@ -143,7 +87,7 @@ def atomic_store(typing_context, array, index, value):
     """array[index] = value, sequentially consistent."""
 
     def generate(context, builder, signature, arguments):
-        value = _size(context, builder, arguments[2], signature.args[2])
+        value = size_of(context, builder, types, arguments[2], signature.args[2])
         builder.store_atomic(value, _element(context, builder, signature, arguments), "seq_cst", 8)
         return context.get_dummy_value()
 
@@ -243,15 +187,15 @@ def load_blas() -> None:
 
 
 @intrinsic
-def gemm(typing_context, a, transpose_a, b, transpose_b, z, accumulate):
+def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate):
     """z = op(a) op(b), or z += : row-major blocks through BLAS, which counts by columns, so it is handed the
     transposed product, zᵀ = op(b)ᵀ op(a)ᵀ. Sizes must fit 32 bits."""
 
     def generate(context, builder, signature, arguments):
-        a, b, z = (context.make_array(signature.args[i])(context, builder, arguments[i]) for i in (0, 2, 4))
-        transpose_a, transpose_b, accumulate = (arguments[i] for i in (1, 3, 5))
+        a, b, z = (source_of(context, builder, signature, arguments, i) for i in (1, 3, 5))
+        transpose_a, transpose_b, accumulate = (arguments[i] for i in (2, 4, 6))
         scalar = context.get_data_type(z_type.dtype)
-        itemsize = context.get_constant(types.intp, z_type.dtype.bitwidth // 8)
+        itemsize = itemsize_of(context, types, z_type)
 
         def cell(value):
             place = cgutils.alloca_once(builder, value.type)
@@ -262,8 +206,11 @@ def gemm(typing_context, a, transpose_a, b, transpose_b, z, accumulate):
             return cell(builder.trunc(value, int32))
 
         def leading(array):
+            """The length of a row in memory; NumPy gives a single row any stride, BLAS wants at least its columns."""
             stride = builder.sdiv(cgutils.unpack_tuple(builder, array.strides, 2)[0], itemsize)
-            return integer(builder.select(builder.icmp_signed(">", stride, int64(1)), stride, int64(1)))
+            columns = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+            least = builder.select(builder.icmp_signed(">", columns, int64(1)), columns, int64(1))
+            return integer(builder.select(builder.icmp_signed(">", stride, least), stride, least))
 
         def letter(flag):
             yes, no = (ir.Constant(ir.IntType(8), ord(x)) for x in "TN")
@@ -296,4 +243,4 @@ def gemm(typing_context, a, transpose_a, b, transpose_b, z, accumulate):
         return context.get_dummy_value()
 
     z_type = z
-    return types.void(a, types.boolean, b, types.boolean, z, types.boolean), generate
+    return types.void(c, a, types.boolean, b, types.boolean, z, types.boolean), generate

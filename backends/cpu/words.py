@@ -13,13 +13,16 @@ from fusedmlp.backends.cpu.machine import (
     atomic_load,
     atomic_store,
     block,
-    gemm,
+    home,
+    matmul_tile,
     matrix,
     pause,
     row,
+    scratch,
     vector,
     yield_core,
 )
+from fusedmlp.backends.views import constant_of
 
 # Of every compiled function. error_model: with Python's, an x / 0.0 in one worker would leave the others waiting for
 # ever, and an Adam loop ran six times slower. No fastmath: it drops the checks for NaN.
@@ -70,16 +73,7 @@ def member(position):
     return word
 
 
-@intrinsic
-def const(typing_context, like, value):
-    """`value` at the type of `like`, rounded once."""
-    if isinstance(like, types.Float):
-
-        def generate(context, builder, signature, arguments):
-            return context.cast(builder, arguments[1], signature.args[1], signature.return_type)
-
-        return like(like, value), generate
-    return None
+const = constant_of(intrinsic, types)
 
 
 @njit(**INNER)
@@ -101,12 +95,12 @@ def barrier(c):
     return atomic_load(sync, ABANDONED) == 0
 
 
-@njit(**INLINED)
+@njit(**INNER)
 def request_stop(c, reason):
     atomic_store(c[2], REQUEST, reason)
 
 
-@njit(**INLINED)
+@njit(**INNER)
 def stopped(c):
     return atomic_load(c[2], PUBLISHED)
 
@@ -126,21 +120,6 @@ def product_tile(typing_context, c, target):
 def only_part(typing_context, c, part):
     """One lane brings the whole."""
     return part(c, part), lambda context, builder, signature, arguments: arguments[1]
-
-
-@njit(**INLINED)
-def home(c, buffer, at, rows, columns):
-    return matrix(buffer, at, rows, columns)
-
-
-@njit(**INLINED)
-def scratch(c, like, rows, columns):
-    return matrix(c[3], 0, rows, columns)
-
-
-@njit(**INLINED)
-def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
-    gemm(a, transpose_a, b, transpose_b, z, accumulate)
 
 
 WORDS = {

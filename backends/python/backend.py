@@ -21,7 +21,7 @@ class PythonBackend(Backend):
 
     def __init__(self) -> None:
         super().__init__()
-        self._binder = Binder(WORDS, lambda function, inline: function, Path(__file__).parent)
+        self._binder = Binder(WORDS, lambda function, thin: function, Path(__file__).parent)
         self._new_gang()
         os.register_at_fork(after_in_child=self._new_gang)
 

@@ -1,0 +1,80 @@
+"""Every optimizer over 20 steps, compared after each of them."""
+
+import numpy as np
+import pytest
+
+import fusedmlp as fm
+import oracle
+from oracle import OPTIMIZER_CASES, OPTIMIZERS
+
+ALL = pytest.mark.parametrize("case", OPTIMIZER_CASES, ids=str)
+SHAPES = pytest.mark.parametrize("shape", [(1,), (7, 5), (33,), (0,), (151, 67)], ids=oracle.extent)
+STEPS = 20
+
+
+def problem(shape, rng, dtype):
+    """A parameter of three magnitudes, so that an update is seen beside it; some gradients are 0."""
+    parameter = (rng.normal(size=shape) * rng.choice([0.0, 0.01, 1.0], shape)).astype(dtype)
+    gradients = rng.normal(size=(STEPS, *shape)) * (rng.random((STEPS, *shape)) > 0.1)
+    return parameter, gradients.astype(dtype)
+
+
+@ALL
+@SHAPES
+def test_optimizer(backend, dtype, case, shape, rng):
+    parameter, gradients = problem(shape, rng, dtype)
+    expected = oracle.trajectory(case, parameter, gradients)
+    optimizer = getattr(fm, case.name)(**case.options)
+    state = optimizer.init(parameter)
+    for step, (gradient, right) in enumerate(zip(gradients, expected, strict=True), 1):
+        before = gradient.copy()
+        backend.update_inplace(optimizer, parameter, gradient, state)
+        right.check(parameter, f"parameter after step {step}")
+        np.testing.assert_array_equal(gradient, before)
+
+
+@ALL
+def test_optimizer_method_is_the_kernel(case, dtype, rng):
+    """`optimizer.update_inplace` runs where the parameter lies: on the host, as `cpu` or `python` does."""
+    parameter, gradients = problem((7, 5), rng, dtype)
+    expected = oracle.trajectory(case, parameter, gradients)
+    optimizer = getattr(fm, case.name)(**case.options)
+    state = optimizer.init(parameter)
+    for gradient in gradients:
+        optimizer.update_inplace(parameter, gradient, state)
+    expected[-1].check(parameter, "parameter")
+
+
+@ALL
+def test_optimizer_states_are_apart(backend, case, dtype, rng):
+    """One optimizer, two parameters that take turns: each moves as if it were alone."""
+    (one, steps), (other, _) = problem((5, 3), rng, dtype), problem((5, 3), rng, dtype)
+    right = oracle.trajectory(case, one, steps)[-1], oracle.trajectory(case, other, -steps)[-1]
+    optimizer = getattr(fm, case.name)(**case.options)
+    states = optimizer.init(one), optimizer.init(other)
+    for gradient in steps:
+        backend.update_inplace(optimizer, one, gradient, states[0])
+        backend.update_inplace(optimizer, other, -gradient, states[1])
+    right[0].check(one, "first parameter")
+    right[1].check(other, "second parameter")
+
+
+@ALL
+def test_optimizer_passes_nan_on(backend, case, dtype, rng):
+    parameter, gradients = problem((4, 3), rng, dtype)
+    gradients[0, 1, 2] = np.nan
+    optimizer = getattr(fm, case.name)(**case.options)
+    backend.update_inplace(optimizer, parameter, gradients[0], optimizer.init(parameter))
+    assert np.argwhere(np.isnan(parameter)).tolist() == [[1, 2]]
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_optimizer_defaults_are_pytorchs(name):
+    """The oracle runs PyTorch's own defaults; this names the one that differs."""
+    import torch
+
+    theirs = OPTIMIZERS[name].make([torch.zeros(1)]).defaults
+    ours = getattr(fm, name)()
+    known = ("lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "alpha", "centered")
+    for option in (option for option in known if option in theirs):
+        assert getattr(ours, option) == theirs[option], option
