@@ -124,13 +124,13 @@ class Binder:
         return grow(0, len(FAMILIES[choice.family]), False)
 
 
-def entry_around(body: Callable[..., Any], before: str = "pass", after: str = "pass") -> Any:
-    """A function with the parameters of `body`, which it calls between two statements, by the name `body`. (Numba
+def entry_around(body: Callable[..., Any], before: str = "pass", after: str = "return result") -> Any:
+    """A function with the parameters of `body`, which it calls between two lines, by the name `body`. (Numba
     inlines no call with *arguments, and a call that is not inlined costs a second pass over the whole body, 4 s of
     30.)"""
     names: dict[str, Any] = {}
     parameters = ", ".join(inspect.signature(body).parameters)
-    lines = [f"def enter({parameters}):", before, f"result = body({parameters})", after, "return result"]
+    lines = [f"def enter({parameters}):", before, f"result = body({parameters})", after]
     exec(compile("\n    ".join(lines), __file__, "exec"), names)
     return names["enter"]
 

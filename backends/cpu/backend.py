@@ -128,7 +128,7 @@ class CpuBackend(Backend):
         function = interpreter.run if name == "run" else getattr(single, name)
         outer = types_of_entry(name, dtype)
         bound = self._binder.wrap(
-            entry_around(function, "mode = flush_subnormals()", "restore_subnormals(mode)"),
+            entry_around(function, "mode = flush_subnormals()", "restore_subnormals(mode); return result"),
             label=f"{name}.{dtype}",
             __name__=__name__,
             body=self._binder.bind(function, thin=True),

@@ -7,35 +7,68 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from llvmlite import ir
 from numba import cuda
 from numba.cuda import cgutils, types
 from numba.cuda.extending import intrinsic
+from numba.cuda.np.numpy_support import from_dtype
 
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cuda.words import MATHEMATICS, words_for
-from fusedmlp.backends.views import constant_of, views
+from fusedmlp.backends.views import constant_of, view_of, views
 
 matrix, vector, block, row = views(intrinsic, types, cgutils)
 
 
-@cuda.jit(device=True)
+SHARED = 3  # NVPTX's address space of shared memory
+
+
+def _shared_array(length: int, scalar: Any) -> Any:
+    """A word that gives one array of the block's shared memory. (Numba CUDA's own `shared.array` makes a symbol with
+    external linkage, which is defined twice where two functions call the one that holds it.)"""
+
+    @intrinsic
+    def array(typing_context):
+        made = types.Array(scalar, 1, "C")
+
+        def generate(context, builder, signature, arguments):
+            storage = ir.ArrayType(context.get_data_type(scalar), length)
+            memory = ir.GlobalVariable(
+                builder.module, storage, builder.module.get_unique_name("fusedmlp_shared"), addrspace=SHARED
+            )
+            memory.linkage, memory.align = "internal", 16
+            memory.initializer = ir.Constant(storage, ir.Undefined)
+            pointer = builder.addrspacecast(memory, ir.PointerType(storage), "generic")
+            itemsize = context.get_constant(types.intp, scalar.bitwidth // 8)
+            shape = (context.get_constant(types.intp, length),)
+            return view_of(context, builder, types, made, pointer, shape, (itemsize,))
+
+        return made(), generate
+
+    return array
+
+
+@cuda.jit(device=True, inline="always")
 def home(c, buffer, at, rows, columns):
     return matrix(buffer, at, rows, columns)
 
 
 VIEWS = {"matrix": matrix, "vector": vector, "block": block, "row": row, "home": home}
-SCALARS = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64}
 
 
 @cache
 def binder(dtype: np.dtype) -> Binder:
     """The binder for device functions of one compute dtype."""
-    words = words_for(SCALARS[dtype], VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)}, _device)
-    return Binder(words, lambda function, thin: _device(function), Path(__file__).parent)
+
+    def shared(length: int) -> Any:
+        return _shared_array(length, from_dtype(dtype))
+
+    words = words_for(dtype.type, VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)}, _device, shared)
+    return Binder(words, _device, Path(__file__).parent)
 
 
-def _device(function: Callable[..., Any]) -> Any:
-    return cuda.jit(device=True)(function)
+def _device(function: Callable[..., Any], thin: bool) -> Any:
+    return cuda.jit(device=True, inline="always" if thin else "never")(function)
 
 
 class _Device:
@@ -48,7 +81,7 @@ class _Device:
 def ptx(body: Callable[..., Any], dtype: np.dtype, signature: tuple[Any, ...], capability: tuple[int, int]) -> str:
     """The PTX of a kernel that runs `body` for a signature of Numba CUDA's types, the context being an integer."""
     kernel = binder(dtype).wrap(
-        entry_around(body), str(dtype), __name__=__name__, body=binder(dtype).bind(body)
+        entry_around(body, after="return"), str(dtype), __name__=__name__, body=binder(dtype).bind(body)
     )
     with patch("numba.cuda.dispatcher.get_current_device", lambda: _Device(capability)):
         code, _ = cuda.compile_ptx(kernel, (types.int64, *signature), cc=capability)

@@ -18,8 +18,8 @@ from fusedmlp.backends.errors import BackendUnavailable
 from fusedmlp.backends.python.words import WORDS as PLAIN
 from fusedmlp.kernels import single
 
-TILE = 16  # so that 17 rows or columns span two tiles
-THREADS = (4, 4)
+TILE = 4  # so that small shapes span two tiles
+THREADS = (2, 2)
 
 # What a lane does by itself is plain Python.
 ALONE = "const exp expm1 log log1p tanh erf sqrt finite double matrix vector block row home".split()
@@ -37,9 +37,12 @@ class Simulator(Backend):
 
     @cache  # noqa: B019  one simulator a process
     def _binder(self, dtype: np.dtype) -> Binder:
-        words = words_for(
-            dtype.type, {name: PLAIN[name] for name in ALONE}, lambda word: word, TILE, THREADS[0] * THREADS[1]
-        )
+        def shared(length: int) -> Any:
+            array = np.empty(length, dtype)  # one block runs at a time
+            return lambda: array
+
+        views = {name: PLAIN[name] for name in ALONE}
+        words = words_for(dtype.type, views, lambda word, thin: word, shared, TILE, THREADS[0] * THREADS[1])
         return Binder(words, lambda function, thin: function, Path(__file__).parent)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:

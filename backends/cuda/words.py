@@ -18,10 +18,23 @@ TILE = 16
 
 
 def words_for(
-    dtype: Any, views: dict[str, Callable[..., Any]], device: Callable[[Any], Any], tile: int = TILE, lanes: int = 256
+    dtype: Any,
+    views: dict[str, Callable[..., Any]],
+    device: Callable[[Any, bool], Any],
+    shared: Callable[[int], Callable[[], Any]],
+    tile: int = TILE,
+    lanes: int = 256,
 ) -> dict[str, Any]:
-    """Every word, for a compute dtype. `views` has matrix, vector, block, row, home and const."""
+    """Every word, for a compute dtype.
+
+    views   the words that are no functions of the device's: views of memory, and mathematics
+    device  device(function, thin) compiles a word; a thin one becomes part of its caller, which a function that gives
+            an array of its own must
+    shared  shared(length) gives a function whose result is one array of the block's shared memory
+    tile    rows and columns of a tile, lanes the most threads of a block
+    """
     matrix = views["matrix"]
+    parts_of_lanes, tile_of_product, tile_of_scratch = shared(lanes), shared(tile * tile), shared(tile * tile)
 
     def worker(c):
         return cuda.blockIdx.x
@@ -61,7 +74,7 @@ def words_for(
         cuda.syncthreads()
 
     def row_sum(c, part):
-        parts = cuda.shared.array(lanes, dtype)
+        parts = parts_of_lanes()
         k = cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y
         width = cuda.blockDim.x * cuda.blockDim.y
         cuda.syncthreads()
@@ -76,7 +89,7 @@ def words_for(
         return parts[0]
 
     def row_max(c, part):
-        parts = cuda.shared.array(lanes, dtype)
+        parts = parts_of_lanes()
         k = cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y
         width = cuda.blockDim.x * cuda.blockDim.y
         cuda.syncthreads()
@@ -94,12 +107,10 @@ def words_for(
         return tile
 
     def product_tile(c, target):
-        shared = cuda.shared.array(tile * tile, dtype)
-        return matrix(shared, 0, target.shape[0], target.shape[1])
+        return matrix(tile_of_product(), 0, target.shape[0], target.shape[1])
 
     def scratch(c, like, rows, columns):
-        shared = cuda.shared.array(tile * tile, dtype)
-        return matrix(shared, 0, rows, columns)
+        return matrix(tile_of_scratch(), 0, rows, columns)
 
     def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
         inner = a.shape[0] if transpose_a else a.shape[1]
@@ -112,6 +123,7 @@ def words_for(
                 z[i, j] = z[i, j] + total if accumulate else total
         cuda.syncthreads()
 
+    giving_arrays = {"product_tile": product_tile, "scratch": scratch}
     plain = {
         "worker": worker,
         "workers": workers,
@@ -129,11 +141,13 @@ def words_for(
         "row_max": row_max,
         "tile_rows": tile_extent,
         "tile_columns": tile_extent,
-        "product_tile": product_tile,
-        "scratch": scratch,
         "matmul_tile": matmul_tile,
     }
-    return {name: device(function) for name, function in plain.items()} | views
+    return (
+        {name: device(function, False) for name, function in plain.items()}
+        | {name: device(function, True) for name, function in giving_arrays.items()}
+        | views
+    )
 
 
 MATHEMATICS = {
