@@ -16,7 +16,9 @@ _DLPACK_DEVICES = {1: "cpu", 2: "cuda", 3: "cuda", 13: "cuda"}  # kDLCPU, kDLCUD
 def is_array(value: Any) -> bool:
     """Whether `value` is an array of some library: NumPy's, or one that speaks DLPack or CUDA's array interface."""
     return (
-        isinstance(value, np.ndarray) or hasattr(value, "__dlpack_device__") or hasattr(value, "__cuda_array_interface__")
+        isinstance(value, np.ndarray)
+        or hasattr(value, "__dlpack_device__")
+        or hasattr(value, "__cuda_array_interface__")
     )
 
 
@@ -72,9 +74,7 @@ def floats(name: str, value: Any, dtype: np.dtype | None = None, like: str = "")
     if dtype is None and array.dtype not in FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; pass {name}.astype(np.float32)")
     if dtype is not None and array.dtype != dtype:
-        raise TypeError(
-            f"{name}: expected {dtype} as {like} has, got {array.dtype}; pass {name}.astype(np.{dtype})"
-        )
+        raise TypeError(f"{name}: expected {dtype} as {like} has, got {array.dtype}; pass {name}.astype(np.{dtype})")
     flags = array.flags
     if not (flags.c_contiguous and flags.aligned):
         array = np.require(array, requirements=["C", "A"])

@@ -455,5 +455,7 @@ def class_indices(name: str, indices: np.ndarray, rows: int, classes: int) -> np
     if rows:
         for index in (indices.min(), indices.max()):
             if not 0 <= int(index) < classes:
-                raise ValueError(f"{name}: expected class indices from 0 to {classes - 1} ({classes} classes), got {index}")
+                raise ValueError(
+                    f"{name}: expected class indices from 0 to {classes - 1} ({classes} classes), got {index}"
+                )
     return np.require(indices.astype(np.int64, copy=False), requirements=["C", "A"])

@@ -26,6 +26,7 @@ from fusedmlp.kernels.vocabulary import WORDS
 Holes = Mapping[str, Any]
 NO_HOLES: Holes = MappingProxyType({})
 
+
 def sources_in(folder: Path) -> tuple[Path, ...]:
     return tuple(sorted(folder.glob("**/*.py")))
 

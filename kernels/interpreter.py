@@ -139,7 +139,9 @@ def run(
             elif op == GATHER:
                 gather(c, i, buffer, x, truth, sample_weights, labels, batch_labels, order, start, rows)
             elif op == LOSS:
-                loss(c, i, buffer, sample_weights.shape[0] > 0, labels.shape[0] > 0, batch_labels, rows, factor, guarded)
+                loss(
+                    c, i, buffer, sample_weights.shape[0] > 0, labels.shape[0] > 0, batch_labels, rows, factor, guarded
+                )
             elif op == ACTIVATE or op == ACTIVATION_BACKWARD:
                 through_activation(c, i, buffer, rows)
             elif op == STEP:
@@ -208,9 +210,7 @@ def forward(c, i, buffer, rows):
         saved_at = at
     y = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, outputs)
     saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, outputs)
-    dense_forward(
-        c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, first_row, last_row, first_column, last_column
-    )
+    dense_forward(c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, first_row, last_row, first_column, last_column)
 
 
 @thin
@@ -245,9 +245,7 @@ def join(c, i, buffer, rows):
     if last > first:
         total = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), first, 0, last - first, columns)
         for k in range(1, workers(c)):
-            part = block(
-                matrix(buffer, i[X_AT] + k * i[STRIDE], rows, i[X_LENGTH]), first, 0, last - first, columns
-            )
+            part = block(matrix(buffer, i[X_AT] + k * i[STRIDE], rows, i[X_LENGTH]), first, 0, last - first, columns)
             for j in range(lane_row(c), last - first, lane_rows(c)):
                 add_span(c, row(total, j), row(part, j), row(total, j))
         sync_lanes(c)

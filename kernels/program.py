@@ -241,7 +241,10 @@ class _Composer:
         self.partitions = partitions if geometry.workers > 1 else (OUT,) * network.layers
         self.layout = Layout(geometry)
         self.write = _Writer(geometry.alignment)
+        self.stride = 0  # from an element of a parameter to its first slot of state
         self.constants: dict[int, float] = {}
+        self.constants_at: list[int] = []  # by layer: where its activation's parameters lie
+        self.saved: dict[int, tuple[Activation, Block]] = {}  # by layer, from 1: its activation, and what that saves
 
     def compose(self, loss: Loss | None, update: Update | None, slots: int) -> Program:
         names = dict(self.network.parameters())
@@ -327,7 +330,7 @@ class _Composer:
         x, y = layout[f"a {layer}"], layout.add(f"a {layer + 1}", self.batch, outputs)
         keep = keep and activation.saves == "preactivation"
         saved = layout.add(f"z {layer + 1}", self.batch, outputs) if keep else y
-        self.saved = {**getattr(self, "saved", {}), layer + 1: (activation, saved)}
+        self.saved[layer + 1] = (activation, saved)
         element = identity if activation.scope == "row" else activation
         epilogue = self.rule(layer, element) | {KEEP: int(keep)} | self.extents(layer)
         partition, given = self.partitions[layer], self.weights(layer)
@@ -441,9 +444,7 @@ class _Composer:
             rows = partition == ROWS
             self.write(
                 BACKWARD,
-                epilogue
-                | {PARTITION: ROWS if rows else IN}
-                | self.blocks(X=dz, W=given, Y=dx, S=saved),
+                epilogue | {PARTITION: ROWS if rows else IN} | self.blocks(X=dz, W=given, Y=dx, S=saved),
                 Access(dz.name, "rows" if rows else "all"),
                 Access(given.name, "all" if rows else "columns"),
                 Access(saved.name, "rows" if rows else "columns"),

@@ -12,6 +12,7 @@ import numba
 import numpy as np
 from numba import njit, types
 
+from fusedmlp.backends import entries
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cpu import machine, words
@@ -20,9 +21,7 @@ from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gang
 from fusedmlp.backends.plan import Plan, Rates, choose_plan
 from fusedmlp.backends.scratch import aligned
-from fusedmlp.kernels import interpreter, single
 from fusedmlp.kernels.interpreter import INTERRUPTED
-from fusedmlp.kernels.optimizers import SCALARS
 from fusedmlp.kernels.program import Network
 
 
@@ -125,8 +124,11 @@ class CpuBackend(Backend):
             return self._entries[body, dtype]
 
     def _compile_entry(self, name: str, dtype: np.dtype) -> Callable[..., Any]:
-        function = interpreter.run if name == "run" else getattr(single, name)
-        outer = types_of_entry(name, dtype)
+        function = entries.body(name)
+        scalar = types.float32 if dtype == np.float32 else types.float64
+        tile, numbers = types.Array(scalar, 1, "C"), types.Array(types.int64, 1, "C")
+        context = types.Tuple((types.int64, types.int64, numbers, tile))
+        outer = (context, *entries.signature(name, scalar, types))
         bound = self._binder.wrap(
             entry_around(function, "mode = flush_subnormals()", "restore_subnormals(mode); return result"),
             label=f"{name}.{dtype}",
@@ -183,48 +185,3 @@ def _host_name() -> str:
 
 
 _INT64 = np.dtype(np.int64)
-
-
-def types_of_entry(name: str, dtype: np.dtype) -> tuple[Any, ...]:
-    """The types of an entry's arguments. Inputs are read-only contiguous arrays, which writable and memory-mapped
-    ones fit: every other layout would be seconds more of compiling."""
-    scalar = types.float32 if dtype == np.float32 else types.float64
-
-    def reads(dimensions: int, of: Any = scalar) -> Any:
-        return types.Array(of, dimensions, "C", readonly=True)
-
-    def writes(dimensions: int, of: Any = scalar) -> Any:
-        return types.Array(of, dimensions, "C")
-
-    number, flag = types.int64, types.boolean
-    context = types.Tuple((number, number, writes(1, number), writes(1)))
-    parameters = types.UniTuple(scalar, 2)
-    labels = reads(1, number)
-    arguments: dict[str, tuple[Any, ...]] = {
-        "forward": (
-            *(reads(2), reads(2), reads(1), writes(2), writes(2), flag),
-            *(number, flag, number, parameters, number),
-        ),
-        "backward": (
-            *(reads(2), reads(2), reads(2), reads(2), writes(2), writes(2), writes(2), writes(1)),
-            *(number, number, parameters, number),
-        ),
-        "apply": (reads(2), writes(2), number, parameters),
-        "apply_backward": (reads(2), reads(2), writes(2), number, parameters),
-        "loss": (
-            *(reads(2), reads(2), labels, writes(2), writes(2), writes(1, types.float64), reads(1), scalar),
-            *(number, parameters),
-        ),
-        "step": (
-            *(reads(2), writes(2), writes(2), writes(2), writes(2)),
-            *(number, types.UniTuple(scalar, SCALARS), number),
-        ),
-        "run": (
-            *(reads(2, number), writes(1), reads(2), reads(2), reads(1), labels, writes(1, number)),
-            *(reads(1, number), reads(2), writes(1, types.float64)),
-            *(writes(2), number, number, number, flag),
-        ),
-    }
-    return (context, *arguments[name])
-
-

@@ -13,6 +13,7 @@ from numba.cuda import cgutils, types
 from numba.cuda.extending import intrinsic
 from numba.cuda.np.numpy_support import from_dtype
 
+from fusedmlp.backends import entries
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cuda.words import MATHEMATICS, words_for
 from fusedmlp.backends.views import constant_of, view_of, views
@@ -78,11 +79,13 @@ class _Device:
         self.compute_capability = capability
 
 
-def ptx(body: Callable[..., Any], dtype: np.dtype, signature: tuple[Any, ...], capability: tuple[int, int]) -> str:
-    """The PTX of a kernel that runs `body` for a signature of Numba CUDA's types, the context being an integer."""
+def ptx(entry: str, dtype: np.dtype, capability: tuple[int, int]) -> str:
+    """The PTX of a kernel around an entry (backends/entries.py) for a compute dtype; its context is an integer."""
+    body = entries.body(entry)
     kernel = binder(dtype).wrap(
-        entry_around(body, after="return"), str(dtype), __name__=__name__, body=binder(dtype).bind(body)
+        entry_around(body, after="return"), f"{entry}.{dtype}", __name__=__name__, body=binder(dtype).bind(body)
     )
+    taken = (types.int64, *entries.signature(entry, from_dtype(dtype), types))
     with patch("numba.cuda.dispatcher.get_current_device", lambda: _Device(capability)):
-        code, _ = cuda.compile_ptx(kernel, (types.int64, *signature), cc=capability)
+        code, _ = cuda.compile_ptx(kernel, taken, cc=capability)
     return code

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numba import config, cuda
 
+from fusedmlp.backends import entries
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder
 from fusedmlp.backends.cuda.words import simulated, words_for
 from fusedmlp.backends.errors import BackendUnavailable
 from fusedmlp.backends.python.words import WORDS as PLAIN
-from fusedmlp.kernels import single
 
 TILE = 4  # so that small shapes span two tiles
 THREADS = (2, 2)
@@ -46,7 +46,7 @@ class Simulator(Backend):
         return Binder(words, lambda function, thin: function, Path(__file__).parent)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
-        bound = self._binder(dtype).bind(getattr(single, body))
+        bound = self._binder(dtype).bind(entries.body(body))
         with np.errstate(all="ignore"):
             cuda.jit(simulated)[1, THREADS](bound, arguments)
         return 0

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.backends import entries
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder
 from fusedmlp.backends.gang import Gang
 from fusedmlp.backends.python.words import WORDS, Context
-from fusedmlp.kernels import interpreter, single
 from fusedmlp.kernels.interpreter import INTERRUPTED
 
 
@@ -45,6 +45,5 @@ class PythonBackend(Backend):
         return self._gang.run(self._run, [context], (body, *arguments), interrupt, lambda: None)
 
     def _run(self, context: Context, body: str, *arguments: Any) -> Any:
-        function = interpreter.run if body == "run" else getattr(single, body)
         with np.errstate(all="ignore"):
-            return self._binder.bind(function)(context, *arguments)
+            return self._binder.bind(entries.body(body))(context, *arguments)

@@ -1,0 +1,71 @@
+"""The bodies fit a GPU: they compile to PTX, and run as SIMT programs on the simulator, without a device."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusedmlp.backends import entries
+
+TESTS = Path(__file__).parents[1]
+
+# Where float32 kernels may work in float64: the running sum of the rows' losses (docs/numerics.md). Everything there
+# is a conversion, an addition, or the move and store of the sum.
+SUM_OF_LOSSES = {"cvt.f64.f32", "add.f64", "mov.f64", "st.global.f64", ".reg"}
+SUMS = {"loss", "run"}
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("entry", entries.NAMES)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ptx(entry, dtype):
+    """Both architectures in one test: the second one costs no more than its code generation."""
+    from fusedmlp.backends.cuda.compile import ptx
+
+    for capability in ((8, 0), (9, 0)):
+        code = ptx(entry, np.dtype(dtype), capability)
+        assert f".target sm_{capability[0]}{capability[1]}" in code
+        assert re.search(r"\.visible \.entry", code)
+        if dtype == "float32":
+            doubles = {line.split()[0] for line in code.splitlines() if ".f64" in line}
+            allowed = SUM_OF_LOSSES if entry in SUMS else set()
+            assert doubles <= allowed, f"{entry} computes in float64: {sorted(doubles - allowed)}"
+
+
+ROWS = (
+    "(test_dense and (7x13x5 or 17x19x23) and sigmoid)"
+    " or (test_losses and test_cross_entropy and 7x5)"
+    " or (test_optimizers and 7x5 and Adam)"
+)
+
+
+@pytest.mark.timeout(600)
+def test_simulator_rows():
+    """Two tiles of 4 x 4 and a ragged edge in each dimension. The simulator must be chosen before Numba is imported,
+    hence the process of its own."""
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "FUSEDMLP_TEST_BACKENDS": "simulator"}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", ROWS, str(TESTS / "conformance")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=TESTS.parent)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    passed = int(re.search(r"(\d+) passed", done.stdout)[1])
+    assert passed >= 26 and "skipped" not in done.stdout, done.stdout[-2000:]
+
+
+def test_simulator_rows_can_fail():
+    """A word that means something else is found."""
+    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "FUSEDMLP_TEST_BACKENDS": "simulator"}
+    planted = (
+        "import sys, pytest\n"
+        "from fusedmlp.backends.cuda import simulator\n"
+        "simulator.PLAIN = dict(simulator.PLAIN, exp=lambda z: z * 0 + 1)\n"
+        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'test_dense_forward and 7x13x5 and sigmoid',"
+        f" {str(TESTS / 'conformance')!r}]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", planted], env=environment, capture_output=True, text=True, cwd=TESTS.parent
+    )
+    assert done.returncode == 1 and " failed" in done.stdout, done.stdout[-2000:]
