@@ -58,8 +58,8 @@ def unavailable(name: str) -> str | None:
     """Why a backend cannot be used, and what would help; None where it can."""
     if name == "cuda":
         return (
-            "this release has no CUDA backend yet: its kernels compile for CUDA, but nothing launches them on a device; "
-            "use backend='cpu'"
+            "this release has no CUDA backend yet (its kernels compile for CUDA, but nothing launches them on a "
+            "device); use backend='cpu'"
         )
     return None
 
@@ -102,7 +102,8 @@ def backend_of(arguments: dict[str, Any]) -> Backend:
         return get_backend("cuda")
     if device != "cpu":
         raise TypeError(f"expected arrays in the processor's memory or on a CUDA device, got them on {device}")
-    return get_backend("python" if os.environ.get("FUSEDMLP_BACKEND") == "python" else "cpu")
+    # cuda cannot address these arrays, so it does not count here; a name that is none is an error all the same.
+    return get_backend("cpu" if os.environ.get("FUSEDMLP_BACKEND") in (None, "", "auto", "cuda") else "auto")
 
 
 def set_num_threads(n: int) -> None:

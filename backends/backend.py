@@ -70,6 +70,10 @@ class Backend:
         """A line: the backend and what it runs on."""
         return f"{self.name} on {self.device}"
 
+    def facts(self) -> dict[str, str]:
+        """What a report of this machine should say of the backend, by name."""
+        return {}
+
     def scratch_bytes(self) -> int:
         """Bytes of scratch held for the next call, all threads together."""
         return self._scratch.nbytes

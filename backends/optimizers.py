@@ -1,4 +1,4 @@
-"""The optimizers as callers see them: the formulas of kernels/optimizers.py, and the two methods that need a backend."""
+"""The optimizers as callers see them: the rules of kernels/optimizers.py, and the two methods that need a backend."""
 
 from typing import Any
 

@@ -45,6 +45,7 @@ from fusedmlp.kernels.program import (
     ROWS,
     S_AT,
     S_LENGTH,
+    SLOTS,
     STEP,
     STRIDE,
     UPDATE,
@@ -311,13 +312,14 @@ def update(c, i, buffer, rows, h):
 
 
 def with_slots(c, i, buffer, at, rows, length):
-    """A parameter and its three slots of state; a slot that the rule does not keep is never touched."""
-    stride = i[STRIDE]
+    """A parameter and its three slots of state. In the place of a slot that the rule does not keep, and never touches,
+    stands the parameter itself."""
+    stride, slots = i[STRIDE], i[SLOTS]
     return (
         home(c, buffer, at, rows, length),
-        home(c, buffer, at + stride, rows, length),
-        home(c, buffer, at + 2 * stride, rows, length),
-        home(c, buffer, at + 3 * stride, rows, length),
+        home(c, buffer, at + (stride if slots > 0 else 0), rows, length),
+        home(c, buffer, at + (2 * stride if slots > 1 else 0), rows, length),
+        home(c, buffer, at + (3 * stride if slots > 2 else 0), rows, length),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fusedmlp.kernels.vocabulary import const, sqrt
+from fusedmlp.kernels.vocabulary import sqrt
 
 SCALARS = 9  # How many scalars a step hands to a rule; those that a rule does not name come as 0.
 SLOTS = 3  # The most slots that a rule keeps.
@@ -111,6 +111,8 @@ def _number(optimizer: str, name: str, value: Any, at_least: float = 0.0, below:
 class Hyperparameters:
     """What an optimizer is told once. `lr` and the others are unitless; `weight_decay` is added to the gradient
     as weight_decay times the parameter, except by AdamW."""
+
+    lr: float = 1e-3
 
     def update_rule(self) -> Update:
         raise NotImplementedError

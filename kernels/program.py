@@ -34,8 +34,9 @@ S_AT, S_LENGTH = 14, 15  # what the activation saves
 KEEP = 16  # 1: S is written
 P_AT = 17  # the rule's parameters
 STRIDE = 18  # from an element of W or B to its first slot of state, and from slot to slot; from worker to worker in X
-MULTIPLE = 19  # columns are shared out in multiples of this, so that no two workers write one line of cache
-COLUMNS = 20
+SLOTS = 19  # how many slots the rule keeps
+MULTIPLE = 20  # columns are shared out in multiples of this, so that no two workers write one line of cache
+COLUMNS = 21
 
 MEET, MEET_OR_LEAVE = 1, 2
 
@@ -463,7 +464,7 @@ class _Composer:
         given = self.weights(layer, prefix)
         self.write(
             UPDATE,
-            {PARTITION: partition, KIND: kind("updates", update.name), STRIDE: self.stride}
+            {PARTITION: partition, KIND: kind("updates", update.name), STRIDE: self.stride, SLOTS: update.slots}
             | self.extents(layer)
             | self.blocks(X=x, Y=dz, **given),
             Access(x.name, "all" if partition == OUT else "columns"),
@@ -475,7 +476,7 @@ class _Composer:
         given, gradients = self.weights(layer), self.weights(layer, "d ")
         self.write(
             STEP,
-            {KIND: kind("updates", update.name), STRIDE: self.stride}
+            {KIND: kind("updates", update.name), STRIDE: self.stride, SLOTS: update.slots}
             | self.extents(layer)
             | self.blocks(X=gradients["W"], **given, **({"Y": gradients["B"]} if "B" in gradients else {})),
             *self.written(given, OUT),

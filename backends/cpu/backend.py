@@ -17,12 +17,16 @@ from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cpu import machine, words
 from fusedmlp.backends.cpu.blas import Hold
+from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gang
 from fusedmlp.backends.plan import Plan, Rates, choose_plan
 from fusedmlp.backends.scratch import aligned
 from fusedmlp.kernels.interpreter import INTERRUPTED
 from fusedmlp.kernels.program import Network
+
+# Those that decide how wide a vector is.
+VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
 
 
 class CpuBackend(Backend):
@@ -60,12 +64,28 @@ class CpuBackend(Backend):
         vector = numba.core.config.CPU_NAME or _host_name()
         return f"cpu: compiled by Numba {numba.__version__} for {vector}, up to {self.threads} threads"
 
+    def facts(self) -> dict[str, str]:
+        features = numba.core.config.CPU_FEATURES or _host_features()
+        measured = kept_rates(self)
+        return {
+            "threads": f"{self.threads} (FUSEDMLP_NUM_THREADS or set_num_threads changes it)",
+            "CPU features": " ".join(name for name in VECTOR_FEATURES if f"+{name}" in features.split(",")) or "plain",
+            "kernel cache": self._kernel_folder(),
+            "measured rates": f"{cache_folder()}: {measured or 'not yet'}",
+        }
+
+    def _kernel_folder(self) -> str:
+        """Where Numba keeps the entries."""
+        try:
+            dispatcher = njit(cache=True)(entries.body("run"))
+        except RuntimeError as error:
+            return f"in memory only ({error})"
+        return str(dispatcher.stats.cache_path)
+
     @cache  # noqa: B019  a backend lives as long as the process
     def rates(self) -> Rates:
         """What this machine does, measured once and kept on disk."""
-        from fusedmlp.backends.cpu.rates import measured
-
-        return measured(self)
+        return kept_rates(self) or measured_rates(self)
 
     def workers_for(self, flops: float) -> int:
         if self.threads == 1 or flops < 1e5:
@@ -176,6 +196,12 @@ def _threads_from_environment() -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"FUSEDMLP_NUM_THREADS: expected a whole number of at least 1, got {text!r}")
     return int(text)
+
+
+def _host_features() -> str:
+    import llvmlite.binding as llvm
+
+    return llvm.get_host_cpu_features().flatten()
 
 
 def _host_name() -> str:

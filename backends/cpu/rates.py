@@ -27,25 +27,36 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fusedmlp"
 
 
-def measured(backend: "CpuBackend") -> Rates:
-    """The rates on disk for this processor and number of threads, or those measured now and kept there."""
-    key = f"{backend.describe()}, {os.cpu_count()} processors"
+def _key(backend: "CpuBackend") -> str:
+    return f"{backend.describe()}, {os.cpu_count()} processors"
+
+
+def _kept() -> dict[str, Any]:
+    try:
+        return json.loads((cache_folder() / "rates.json").read_text())
+    except (OSError, ValueError, RuntimeError):  # no file, a broken one, no home
+        return {}
+
+
+def kept_rates(backend: "CpuBackend") -> Rates | None:
+    """The rates on disk for this processor and number of threads."""
+    try:
+        return Rates(**_kept()[_key(backend)])
+    except (KeyError, TypeError):
+        return None
+
+
+def measured_rates(backend: "CpuBackend") -> Rates:
+    """The rates measured now, and kept on disk where that can be written."""
+    rates = measure(backend)
     try:
         path = cache_folder() / "rates.json"
-        kept = json.loads(path.read_text()) if path.exists() else {}
-    except (OSError, ValueError, RuntimeError):
-        path, kept = None, {}
-    if key in kept:
-        return Rates(**kept[key])
-    rates = measure(backend)
-    if path is not None:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            whole = path.with_suffix(f".{os.getpid()}")
-            whole.write_text(json.dumps(kept | {key: vars(rates)}, indent=1))
-            whole.replace(path)
-        except OSError:
-            pass  # a folder that cannot be written costs a measurement in each process, and nothing else
+        path.parent.mkdir(parents=True, exist_ok=True)
+        whole = path.with_suffix(f".{os.getpid()}")
+        whole.write_text(json.dumps(_kept() | {_key(backend): vars(rates)}, indent=1))
+        whole.replace(path)  # so that a reader finds the old file or the new one
+    except (OSError, RuntimeError):
+        pass  # costs a measurement in each process, and nothing else
     return rates
 
 

@@ -3,6 +3,7 @@ backend to put a breakpoint in.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -43,7 +44,7 @@ def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
     z[...] = z + product if accumulate else product
 
 
-WORDS = {
+WORDS: dict[str, Any] = {
     "const": const,
     "exp": np.exp,
     "expm1": np.expm1,

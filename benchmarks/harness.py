@@ -1,0 +1,317 @@
+"""Check every peer, then time it in turns with ours: ours, peer, ours, peer.
+
+Each peer and mode has a process of its own, which waits on its input while it is not its turn.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.benchmarks import device
+from fusedmlp.benchmarks.cases import Case, Column
+from fusedmlp.benchmarks.limits import Limits
+from fusedmlp.benchmarks.peers import OURS
+
+CHECKED_STEPS = 20
+REFERENCE = ("pytorch", "eager")
+REST_SECONDS = 0.1  # between turns: OpenBLAS's idle threads spin for some tens of milliseconds
+RESTLESS = 0.5  # CPU seconds a second, at rest, from which on a pool counts as spinning
+PREPARE_LIMIT = 600.0  # seconds; torch.compile takes most of a minute
+TURN_LIMIT = 120.0  # seconds
+STOP_LIMIT = 10.0  # seconds
+Contestant = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The 20th, 50th and 80th percentile of one figure over the rounds."""
+
+    p20: float
+    p50: float
+    p80: float
+
+    @staticmethod
+    def of(values: list[float]) -> "Spread":
+        return Spread(*(float(p) for p in np.percentile(values, (20, 50, 80))))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One peer's figures for one case and optimizer.
+
+    status    "timed", "failed" (a wrong loss, or an error) or "missing"; `note` says why
+    seconds   a step
+    ratio     this peer's time over ours, from turns that followed each other; None where ours was not timed
+    resting   CPU seconds a second that it spent while it should have rested: the median over the rounds
+    """
+
+    case: str
+    optimizer: str
+    peer: str
+    mode: str
+    status: str
+    note: str = ""
+    steps_per_turn: int | None = None
+    seconds: Spread | None = None
+    ratio: Spread | None = None
+    resting: float | None = None
+
+
+class Missing(Exception):
+    """The peer's package is not installed."""
+
+
+class Failed(Exception):
+    """The peer's process reported an error, ended, or was ended because it took too long."""
+
+
+class Peer:
+    """The harness's end of a worker's process, which is started at its first use."""
+
+    def __init__(self, contestant: Contestant, threads: int):
+        self.contestant = contestant
+        self.threads = threads
+        self.process: subprocess.Popen[str] | None = None
+        self.missing = ""
+        self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this object
+
+    def ask(self, limit: float, **request: object) -> dict[str, Any]:
+        """The worker's answer; it has `limit` seconds."""
+        if self.process is None:
+            self._start()
+        self._send(request)
+        return self._answer(limit)
+
+    def stop(self) -> None:
+        """End the process: the end of its input tells it to, and one that does not obey is killed."""
+        if self.process is None:
+            return
+        process, self.process = self.process, None
+        try:
+            process.communicate(timeout=STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.communicate()
+
+    def _start(self) -> None:
+        if self.missing:
+            raise Missing(self.missing)
+        peer, mode = self.contestant
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "fusedmlp.benchmarks.worker", peer, mode, str(self.threads)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            env=device.environment(self.threads),
+            text=True,
+        )
+        first = self._answer(PREPARE_LIMIT)
+        if "missing" in first:
+            self.stop()
+            self.missing = first["missing"]
+            raise Missing(self.missing)
+
+    def _send(self, request: dict[str, object]) -> None:
+        assert self.process is not None and self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(request) + "\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass  # the answer's absence says more
+
+    def _answer(self, limit: float) -> dict[str, Any]:
+        assert self.process is not None and self.process.stdout is not None
+        timer = threading.Timer(limit, self.process.kill)
+        timer.start()
+        line = self.process.stdout.readline()
+        timed_out = not timer.is_alive()
+        timer.cancel()
+        if not line:
+            code = self.process.wait()
+            self.stop()
+            cause = f"no answer within {limit:.0f} s" if timed_out else f"the process ended with {code}"
+            raise Failed(f"{cause}; {self._last_error()}")
+        answer = json.loads(line)
+        if "failed" in answer:
+            raise Failed(answer["failed"])
+        return answer
+
+    def _last_error(self) -> str:
+        self.errors.seek(0)
+        lines = self.errors.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else "it said nothing"
+
+
+def tolerance(column: Column) -> np.ndarray:
+    """Relative tolerance of each of the first losses, in float32, over the steps.
+
+    SGD carries rounding on as it is: 5e-6 is 40 units in the last place, and up to 2e-7 was seen between
+    PyTorch, JAX, scikit-learn and a float64 run, in all cases. Adam divides by the gradient's own size, so
+    that rounding in the smallest gradients moves weights by a full step: the distance grew by about half with
+    each step at wide, to 7e-4 after twenty. Without its bias correction the second loss is off by 1e-3.
+    """
+    growth = 1.0 if column.name == "sgd" else 1.5
+    return 5e-6 * growth ** np.arange(CHECKED_STEPS)
+
+
+def mismatch(losses: list[float], reference: list[float], column: Column) -> str:
+    """What is wrong with a loss trajectory; empty where it is right. NaN is always wrong."""
+    found, expected = np.array(losses), np.array(reference)
+    if found.shape != expected.shape:
+        return f"{len(losses)} losses, not {len(reference)}"
+    distance = np.abs(found - expected) / np.abs(expected)
+    allowed = tolerance(column)
+    wrong = np.flatnonzero(~(distance <= allowed))
+    if not wrong.size:
+        return ""
+    step = int(wrong[0])
+    return (
+        f"loss {found[step]:.7g} at step {step}, PyTorch has {expected[step]:.7g}: "
+        f"relative {distance[step]:.1e}, allowed {allowed[step]:.1e}"
+    )
+
+
+@dataclass
+class Bench:
+    """The processes of one run. `turn` is in seconds; `say` takes each row as it is done."""
+
+    contestants: list[Contestant]
+    threads: int
+    rounds: int
+    turn: float
+    say: Callable[[Row], None]
+
+    def __post_init__(self) -> None:
+        names = list(dict.fromkeys([REFERENCE, *self.contestants]))
+        self.peers = {name: Peer(name, self.threads) for name in names}
+
+    def close(self) -> None:
+        for peer in self.peers.values():
+            peer.stop()
+
+    def rows(self, case: Case, column: Column) -> list[Row]:
+        """Prepare and check all contestants, time those that are right; one row for each."""
+        rows: dict[Contestant, Row] = {}
+        prepared: dict[Contestant, dict[str, Any]] = {}
+        for name in self.peers:
+            try:
+                prepared[name] = self._prepare(name, case, column)
+            except Missing as cause:
+                rows[name] = Row(case.name, column.name, *name, "missing", str(cause))
+            except Failed as cause:
+                rows[name] = Row(case.name, column.name, *name, "failed", str(cause))
+        reference = prepared[REFERENCE]["losses"] if REFERENCE in prepared else None
+        for name in list(prepared):
+            note = mismatch(prepared[name]["losses"], reference, column) if reference else ""
+            if note:
+                del prepared[name]
+                rows[name] = Row(case.name, column.name, *name, "failed", note)
+        timed = {name: prepared[name]["steps"] for name in self.contestants if name in prepared}
+        note = "" if reference else "losses not checked: PyTorch is missing"
+        rows |= self._timed(case, column, timed, note)
+        found = [rows[name] for name in self.contestants]
+        for row in found:
+            self.say(row)
+        return found
+
+    def _prepare(self, name: Contestant, case: Case, column: Column) -> dict[str, Any]:
+        what = {"case": case.name, "column": column.name, "losses": CHECKED_STEPS, "turn": self.turn}
+        return self.peers[name].ask(PREPARE_LIMIT, do="prepare", **what)
+
+    def _timed(self, case: Case, column: Column, steps: dict[Contestant, int], note: str) -> dict[Contestant, Row]:
+        """Rounds of ours, peer, ours, peer; the first round is a warm-up and is dropped."""
+        others = [name for name in steps if name != OURS]
+        seconds: dict[Contestant, list[float]] = {name: [] for name in steps}
+        ratios: dict[Contestant, list[float]] = {name: [] for name in others}
+        resting: dict[Contestant, list[float]] = {name: [] for name in steps}
+        causes: dict[Contestant, str] = {}
+
+        def take_turn(name: Contestant, counts: bool) -> float | None:
+            if name not in steps or name in causes:
+                return None
+            time.sleep(REST_SECONDS)
+            try:
+                answer = self.peers[name].ask(TURN_LIMIT, do="run")
+            except Failed as cause:
+                causes[name] = str(cause)
+                return None
+            if counts:
+                seconds[name].append(answer["seconds"])
+                resting[name].append(answer["resting"])
+            return answer["seconds"]
+
+        for number in range(self.rounds + 1):
+            for name in others or [OURS]:
+                ours = take_turn(OURS, counts=number > 0)
+                theirs = take_turn(name, counts=number > 0) if name != OURS else None
+                if ours and theirs and number > 0:
+                    ratios[name].append(theirs / ours)
+
+        rows = {}
+        for name in steps:
+            if name in causes:
+                rows[name] = Row(case.name, column.name, *name, "failed", causes[name])
+                continue
+            rest = statistics.median(resting[name])
+            spins = f"its threads spun at rest ({rest:.1f} CPU s/s)" if rest > RESTLESS else ""
+            rows[name] = Row(
+                case.name,
+                column.name,
+                *name,
+                "timed",
+                "; ".join(filter(None, [note, spins])),
+                steps_per_turn=steps[name],
+                seconds=Spread.of(seconds[name]),
+                ratio=Spread.of(ratios[name]) if ratios.get(name) else None,
+                resting=rest,
+            )
+        return rows
+
+
+def document(
+    bench: Bench,
+    limits: Limits,
+    cases: list[Case],
+    columns: list[Column],
+    rows: list[Row],
+    startup: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """Everything that a run found, as JSON takes it; times in seconds, floors in seconds a step."""
+    return {
+        "device": device.device_name(),
+        "threads": bench.threads,
+        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "commit": device.commit(),
+        "versions": device.versions(),
+        "rounds": bench.rounds,
+        "turn_seconds": bench.turn,
+        "limits": asdict(limits),
+        "cases": [
+            {
+                "case": case.name,
+                "sizes": case.sizes,
+                "batch": case.batch,
+                "loss": case.loss,
+                "to_reach": case.to_reach,
+                "optimizer": column.name,
+                "flop": case.flop,
+                "bytes": case.traffic(column),
+                "compute_floor": limits.compute_floor(case),
+                "traffic_floor": limits.traffic_floor(case, column),
+            }
+            for case in cases
+            for column in columns
+        ],
+        "rows": [asdict(row) for row in rows],
+        "startup": startup,
+    }

@@ -1,0 +1,78 @@
+"""PyTorch: tensors made before the clock starts, subnormals flushed, one mode for each way to run a step.
+
+eager     the defaults
+foreach   eager, the optimizer over lists of tensors
+fused     eager, the optimizer's fused kernel
+compile   forward and loss (with their gradients) under torch.compile, the optimizer fused
+loader    eager, the batches from a DataLoader
+"""
+
+from collections.abc import Iterable, Iterator
+from itertools import cycle, islice
+from typing import Any
+
+import torch
+
+from fusedmlp.benchmarks.cases import Case, Column, initial_weights, random_data
+
+OPTIONS = {"foreach": {"foreach": True}, "fused": {"fused": True}, "compile": {"fused": True}}
+
+
+def prepare(case: Case, column: Column, mode: str, threads: int) -> "PyTorch":
+    """A model in the given mode, with this process's PyTorch set to `threads` threads."""
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    return PyTorch(case, column, mode)
+
+
+class PyTorch:
+    def __init__(self, case: Case, column: Column, mode: str):
+        self.case = case
+        self.mode = mode
+        self.x, self.y = (torch.from_numpy(array) for array in random_data(case))
+        layers: list[torch.nn.Module] = []
+        for inputs, outputs in case.layers:
+            layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
+        model = torch.nn.Sequential(*layers[:-1])
+        model.load_state_dict({key: torch.from_numpy(array) for key, array in initial_weights(case).items()})
+        options: dict[str, Any] = OPTIONS.get(mode, {})
+        if column.name == "sgd":
+            self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
+                model.parameters(), column.lr, momentum=column.momentum, **options
+            )
+        else:
+            self.optimizer = torch.optim.Adam(model.parameters(), column.lr, **options)
+        measure = torch.nn.functional.mse_loss if case.loss == "mse" else torch.nn.functional.cross_entropy
+
+        def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            return measure(model(x), y)
+
+        if mode == "compile":
+            torch.compiler.reset()  # what it compiled for the case before
+        self.loss = torch.compile(loss, dynamic=False) if mode == "compile" else loss
+        self.batches: Iterable = list(zip(self.x.split(case.batch), self.y.split(case.batch), strict=True))
+        if mode == "loader":
+            data = torch.utils.data.TensorDataset(self.x, self.y)
+            self.batches = torch.utils.data.DataLoader(data, case.batch, shuffle=False)
+
+    def first_losses(self, count: int) -> list[float]:
+        return [self._step(x, y).item() for x, y in self._endless(count)]
+
+    def run(self, steps: int) -> int:
+        for x, y in self._endless(steps):
+            self._step(x, y)
+        return steps
+
+    def _endless(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """`count` batches from the first on, epoch after epoch."""
+        if self.mode != "loader":
+            return islice(cycle(self.batches), count)
+        epochs = -(-count // self.case.steps)
+        return islice((pair for _ in range(epochs) for pair in self.batches), count)
+
+    def _step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = self.loss(x, y)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()

@@ -1,0 +1,88 @@
+"""One peer's own process: it answers each line of JSON on stdin with one on stdout, and rests in between.
+
+    -> {"do": "prepare", "case": "mnist", "column": "sgd", "losses": 20, "turn": 0.2}
+    <- {"losses": [...], "steps": 450}            the steps of one turn, of about `turn` seconds
+    -> {"do": "run"}
+    <- {"seconds": 4.1e-4, "resting": 0.001}      seconds a step; CPU seconds a second since the last answer
+    <- {"failed": "TypeError: ..."}               in place of either
+
+The first line is {"ready": true} or {"missing": "..."}. End of input ends the process.
+"""
+
+import importlib
+import json
+import math
+import os
+import sys
+import time
+
+from fusedmlp.benchmarks.cases import COLUMNS, named
+from fusedmlp.benchmarks.device import core_cpus
+from fusedmlp.benchmarks.peers import PACKAGES, Training
+
+FEWEST_STEPS = 3
+
+
+def steps_per_turn(training: Training, turn: float) -> int:
+    """How many steps take about `turn` seconds; the trial runs are the warm-up too.
+
+    One trial may be the first of its length, which a compiling peer compiles: the second is believed.
+    """
+    steps = FEWEST_STEPS
+    while True:
+        for _ in range(2):
+            began = time.perf_counter()
+            done = training.run(steps)
+            took = time.perf_counter() - began
+        if took > turn / 4:
+            return max(FEWEST_STEPS, math.ceil(done * turn / took))
+        steps = max(2 * done, math.ceil(done * turn / (2 * took)))
+
+
+def serve(peer: str, mode: str, threads: int) -> None:
+    """Answer until the input ends. What libraries print goes to stderr: stdout belongs to the protocol."""
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+
+    def answer(**fields: object) -> None:
+        answers.write(json.dumps(fields) + "\n")
+
+    cpus = core_cpus()
+    if hasattr(os, "sched_setaffinity") and threads < len(os.sched_getaffinity(0)) and threads <= len(cpus):
+        os.sched_setaffinity(0, cpus[:threads])
+    try:
+        module = importlib.import_module(f"fusedmlp.benchmarks.peers.{peer}")
+    except ImportError as error:
+        answer(missing=f"{error}: pip install {PACKAGES[peer]}")
+        return
+    answer(ready=True)
+
+    training: Training | None = None
+    steps = 0
+    rested_from = time.perf_counter(), time.process_time()
+    for line in sys.stdin:
+        request = json.loads(line)
+        wall, cpu = time.perf_counter() - rested_from[0], time.process_time() - rested_from[1]
+        try:
+            if request["do"] == "prepare":
+                training = None
+                (case,) = named([request["case"]])
+                training = module.prepare(case, COLUMNS[request["column"]], mode, threads)
+                losses = training.first_losses(request["losses"])
+                steps = steps_per_turn(training, request["turn"])
+                reply: dict[str, object] = {"losses": losses, "steps": steps}
+            else:
+                if training is None:
+                    raise RuntimeError("nothing is prepared")
+                began = time.perf_counter()
+                done = training.run(steps)
+                reply = {"seconds": (time.perf_counter() - began) / done, "resting": cpu / wall}
+        except Exception as error:
+            said = str(error).strip().splitlines() or [""]
+            reply = {"failed": f"{type(error).__name__}: {said[0]}"}
+        rested_from = time.perf_counter(), time.process_time()
+        answer(**reply)
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))

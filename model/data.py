@@ -1,0 +1,90 @@
+"""What people have becomes what the executors take: C-contiguous arrays of the model's dtype, converted once."""
+
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.backend import class_indices
+from fusedmlp.backends.executor import Data
+from fusedmlp.kernels.losses import Loss
+from fusedmlp.kernels.program import Network, fused_output
+
+
+def prepare(network: Network, dtype: np.dtype, loss: Loss, x: Any, y: Any, sample_weight: Any = None) -> Data:
+    """x, y and the sample weights of at least one row, as `Data`. The model's answers and the truths must go with the
+    loss. Raises TypeError for what is not numbers, ValueError for a wrong shape or value."""
+    fused_output(network, loss)
+    rows = inputs(x, network.sizes[0], dtype)
+    if not len(rows):
+        raise ValueError(f"x: expected at least one row, got shape {np.shape(x)}")
+    truth, labels = truths(y, len(rows), network.sizes[-1], dtype, loss, one_row=np.ndim(x) == 1)
+    return Data(rows, truth, labels, weights(sample_weight, len(rows), dtype))
+
+
+def inputs(x: Any, columns: int, dtype: np.dtype, name: str = "x") -> np.ndarray:
+    """x as (N, columns); one dimension is one row."""
+    array = numbers(name, x)
+    rows = array.reshape(1, -1) if array.ndim == 1 else array
+    if rows.ndim != 2 or rows.shape[1] != columns:
+        hint = f"; for {len(array)} rows of one column pass {name}[:, None]" if array.ndim == columns == 1 else ""
+        raise ValueError(f"{name}: expected shape (N, {columns}), or ({columns},) for one row, got {array.shape}{hint}")
+    return np.ascontiguousarray(rows, dtype)
+
+
+def truths(
+    y: Any, rows: int, outputs: int, dtype: np.dtype, loss: Loss, one_row: bool = False
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(truth, labels): numbers (N, O) and None, or None and class indices int64 (N,).
+
+    A loss over rows takes class indices (N,) of any integer dtype, or probability rows (N, O). The others take (N, O),
+    or (N,) where O is 1. With `one_row` the leading 1 may be missing.
+    """
+    array = numbers("y", y)
+    by_class = loss.scope == "row"
+    if one_row and array.shape in ((), (outputs,)) and not (by_class and array.shape == (1,)):
+        array = array[None]
+    if by_class and array.ndim == 1:
+        indices = array.astype(np.int64) if array.dtype == np.bool_ else array
+        return None, class_indices("y", indices, rows, outputs)
+    if not by_class and outputs == 1 and array.shape == (rows,):
+        array = array[:, None]
+    if array.shape != (rows, outputs):
+        vector = "class indices " if by_class else "" if outputs == 1 else None
+        also = "" if vector is None else f" or {vector}({rows},)"
+        raise ValueError(f"y: expected shape ({rows}, {outputs}){also}, one row for each of x, got {np.shape(y)}")
+    if loss.logits == "sigmoid" and ((array < 0).any() or (array > 1).any()):
+        raise ValueError(
+            f"y: expected probabilities from 0 to 1 for {loss.name}, got values from {array.min()} to {array.max()}"
+        )
+    return np.ascontiguousarray(array, dtype), None
+
+
+def weights(sample_weight: Any, rows: int, dtype: np.dtype) -> np.ndarray | None:
+    """The sample weights as (N,): finite, none below 0, not all 0."""
+    if sample_weight is None:
+        return None
+    array = numbers("sample_weight", sample_weight)
+    if array.shape != (rows,):
+        raise ValueError(f"sample_weight: expected shape ({rows},), one for each row of x, got {array.shape}")
+    made = np.ascontiguousarray(array, dtype)
+    if not np.isfinite(made).all() or (made < 0).any() or not made.any():
+        raise ValueError(
+            f"sample_weight: expected finite weights of at least 0, not all of them 0, "
+            f"got values from {array.min()} to {array.max()}"
+        )
+    return made
+
+
+def numbers(name: str, value: Any) -> np.ndarray:
+    """`value` as an array of booleans, integers or floats: an array of any library in the processor's memory, a
+    DataFrame, a list, a number. TypeError naming the argument for anything else."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors elsewhere, or with a history
+        raise TypeError(f"{name}: expected numbers, got {type(value).__name__} that is no array: {error}") from error
+    if array.dtype == object and array.size and all(isinstance(v, Real | np.bool_) for v in array.flat):
+        array = array.astype(np.float64)  # a DataFrame whose columns are of different kinds
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{name}: expected numbers, got {type(value).__name__} of {array.dtype}")
+    return array

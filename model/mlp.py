@@ -1,0 +1,329 @@
+"""The multilayer perceptron as its users see it."""
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends import get_backend
+from fusedmlp.backends.backend import Backend
+from fusedmlp.backends.plan import Plan
+from fusedmlp.kernels import activations, initializers, losses, optimizers
+from fusedmlp.kernels.activations import Activation
+from fusedmlp.kernels.losses import Loss
+from fusedmlp.kernels.optimizers import Hyperparameters
+from fusedmlp.kernels.program import Network
+from fusedmlp.model import checks, data, training
+from fusedmlp.model.history import History
+from fusedmlp.model.validation import Validation
+
+Callback = Callable[["MLP", History], Any]
+
+
+class MLP:
+    """Dense layers, an activation behind each: a⁽ˡ⁾ = f(W⁽ˡ⁾ a⁽ˡ⁻¹⁾ + b⁽ˡ⁾), trained by the fused kernels of a backend.
+
+    sizes       the inputs, then the width of each layer: [784, 128, 10]
+    activation  of the hidden layers: a name, a record such as fm.activations.leaky_relu(slope=0.2), or a list of one
+                for each hidden layer
+    output      the activation of the last layer: what model(x) returns. "sigmoid" with loss "binary_cross_entropy" and
+                "softmax" with "cross_entropy" are fused pairs; with "identity" these losses read logits
+    bias        whether the layers have biases
+    init        "torch", "he", "xavier" or "zeros" (kernels/initializers.py); or arrays: a mapping with the keys of
+                state_dict(), or a list in its order
+    dtype       "float32" or "float64": of parameters, data and arithmetic
+    precision   of the products: None or "float32"
+    seed        0 to 2**64 - 1; it alone fixes the initial weights and every batch order
+    backend     "auto": FUSEDMLP_BACKEND, else cuda where it is usable, else cpu; a name; or a backend
+    plan        how the work is shared out among workers; None: chosen by the backend
+
+    Raises TypeError or ValueError that names the argument, and BackendUnavailable with cause and remedy. While one
+    thread is in a call of a model, a call from another raises RuntimeError.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        activation: str | Activation | Sequence[str | Activation] = "relu",
+        output: str | Activation = "identity",
+        *,
+        bias: bool = True,
+        init: str | Mapping[str, Any] | Sequence[Any] = "torch",
+        dtype: Any = "float32",
+        precision: str | None = None,
+        seed: int = 0,
+        backend: str | Backend = "auto",
+        plan: Plan | None = None,
+    ) -> None:
+        widths = _sizes(sizes)
+        hidden = _hidden_activations(activation, len(widths) - 2)
+        checks.one_of("bias", bias, (True, False))
+        checks.one_of("precision", precision, (None, "float32"))
+        self._network = Network(widths, (*hidden, activations.get(output, "output")), bias)
+        self._dtype = _float_dtype(dtype)
+        self._seed = checks.seed(seed)
+        parameters = self._initial(init)
+        self._backend = get_backend(backend) if isinstance(backend, str) else backend
+        self._executor = self._backend.executor(self._network, self._dtype.name, plan)
+        self._executor.write(parameters)
+        self._epochs = 0
+        self._named_optimizers: dict[str, Hyperparameters] = {}
+        # Reentrant, so that a callback of fit may use the model.
+        self._lock = threading.RLock()
+
+    # Using it.
+
+    def __call__(self, x: Any, batch_size: int | None = None) -> np.ndarray:
+        """The network's output, (N, O) for x (N, I), or (O,) for one row x (I,), in the model's dtype.
+
+        x           numbers: an array, a DataFrame or nested lists; converted to the model's dtype
+        batch_size  the most rows that are computed at a time; it bounds the memory that activations take
+        """
+        rows = data.inputs(x, self._network.sizes[0], self._dtype)
+        if batch_size is not None:
+            batch_size = checks.whole("batch_size", batch_size, 1)
+        with self._alone():
+            y = self._executor.predict(rows, batch_size)
+        return y[0] if np.ndim(x) == 1 else y
+
+    def loss_and_gradients(
+        self,
+        x: Any,
+        y: Any,
+        loss: str | Loss = "cross_entropy",
+        *,
+        reduction: str = "mean",
+        sample_weight: Any = None,
+    ) -> tuple[float, dict[str, np.ndarray]]:
+        """The loss of x and y as one batch, and its gradient with respect to every parameter, by the parameters' names.
+
+        x, y, loss, sample_weight  as in `fit`; x (I,) is one row
+        reduction                  "mean" or "sum" over the rows, as in `fit`
+        """
+        rule = losses.get(loss)
+        checks.one_of("reduction", reduction, ("mean", "sum"))
+        batch = data.prepare(self._network, self._dtype, rule, x, y, sample_weight)
+        rows = len(batch.x)
+        mass = training.batch_mass(batch.weights, np.arange(rows), rows)
+        (factor,) = training.row_factors(rule, reduction, mass, self._network.sizes[-1])
+        with self._alone():
+            return self._executor.gradients(batch, rule, factor)
+
+    def update(self, gradients: Mapping[str, Any], optimizer: str | Hyperparameters = "adam") -> None:
+        """One step of every parameter by gradients such as `loss_and_gradients` gives. The optimizer's state for this
+        model goes on from its last step, here or in `fit`; a name is one optimizer for each model."""
+        chosen = self._optimizer(optimizer)
+        given = self._arrays("gradients", gradients)
+        with self._alone():
+            self._executor.apply(given, chosen)
+
+    def fit(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        loss: str | Loss,
+        epochs: int,
+        reduction: str = "mean",
+        optimizer: str | Hyperparameters = "adam",
+        batch_size: int = 32,
+        shuffle: bool = True,
+        validation_data: tuple[Any, Any] | None = None,
+        sample_weight: Any = None,
+        callbacks: Sequence[Callback] = (),
+        progress: bool | str = "auto",
+        seed: int | None = None,
+    ) -> History:
+        """Trains the model and returns what happened, epoch by epoch. A second call goes on where the first ended.
+
+        x                (N, I) numbers: an array, a DataFrame or nested lists; (I,) is one row
+        y                (N, O) numbers, or (N,) where O is 1; for loss "cross_entropy" class indices (N,) of any
+                         integer dtype, or probability rows (N, O); for "binary_cross_entropy" numbers from 0 to 1
+        loss             "mse", "half_mse", "mae", "huber", "binary_cross_entropy", "cross_entropy", or a record
+        epochs           passes over the data
+        reduction        of a batch's loss, and so of its gradients: "mean", or "sum" over the rows
+        optimizer        "sgd", "adam", "adamw" or "rmsprop" with their defaults, or an object such as fm.SGD(0.1). Its
+                         state for this model (momentum, step count) goes on from call to call; a name is one
+                         optimizer for each model
+        batch_size       rows of a step; the last batch of an epoch takes what is left
+        shuffle          a new order for each epoch, that of fm.batches; False: the order of the rows
+        validation_data  (x, y): its loss and accuracy are taken after each epoch
+        sample_weight    (N,): finite weights of at least 0, of the rows' losses. A batch's mean divides by their sum;
+                         a batch whose weights are all 0 has loss and gradients 0
+        callbacks        called as callback(model, history) after each epoch; if one returns True, this was the last
+                         epoch. An exception in one ends the training and goes through
+        progress         True: on the error stream; False: none; "auto": a bar on a terminal, elsewhere a line every
+                         5 seconds
+        seed             of the batch order, epochs counted from 0; None: the model's seed, epochs counted on from the
+                         last `fit`, so that the model's one seed fixes everything
+
+        Ctrl-C ends the training: the history so far is returned, with `interrupted` set, and the model holds the
+        weights of the last finished step. A loss that is not finite raises NonFiniteLoss, and the model holds the
+        weights before that step. Bad arguments raise TypeError or ValueError before anything is written.
+        """
+        rule = losses.get(loss)
+        chosen = self._optimizer(optimizer)
+        checks.one_of("reduction", reduction, ("mean", "sum"))
+        calls = _callbacks(callbacks)
+        with self._alone():
+            task = training.Task(
+                data=data.prepare(self._network, self._dtype, rule, x, y, sample_weight),
+                loss=rule,
+                reduction=reduction,
+                optimizer=chosen,
+                batch_size=checks.whole("batch_size", batch_size, 1),
+                epochs=checks.whole("epochs", epochs, 1),
+                shuffle=checks.one_of("shuffle", shuffle, (True, False)),
+                seed=self._seed if seed is None else checks.seed(seed),
+                first_epoch=self._epochs if seed is None else 0,
+                progress=checks.one_of("progress", progress, ("auto", True, False)),
+            )
+            validation = self._validation(validation_data, rule, reduction)
+
+            def after_epoch(history: History) -> bool:
+                return any([call(self, history) is True for call in calls])
+
+            history = History()
+            try:
+                training.train(self._executor, task, validation, history, after_epoch)
+            finally:
+                self._epochs += history.epochs
+            return history
+
+    # Its parameters.
+
+    @property
+    def n_parameters(self) -> int:
+        """How many numbers the weights and biases are."""
+        return sum(int(np.prod(shape)) for _, shape in self._network.parameters())
+
+    def parameters(self) -> list[np.ndarray]:
+        """Copies of the weights (O, I) and biases (O,), layer by layer, in the order of `state_dict`."""
+        return list(self.state_dict().values())
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters under the keys of torch.nn.Sequential(Linear, activation, Linear, ...): "0.weight"
+        (O, I), "0.bias" (O,), "2.weight", ...; identity counts as a module, the output's activation never."""
+        with self._alone():
+            values = self._executor.read()
+        return {name: values[name] for name, _ in self._network.parameters()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Overwrites all parameters: the keys and shapes of `state_dict`, as arrays of any library in the processor's
+        memory or lists. Optimizers keep their state."""
+        given = self._arrays("state_dict", state_dict)
+        with self._alone():
+            self._executor.write(given)
+
+    # Looking at it.
+
+    def describe(self) -> str:
+        """The layers, and how the backend runs them."""
+        sizes, rules = self._network.sizes, self._network.activations
+        lines = [repr(self), f"{self.n_parameters:,} parameters"]
+        for layer, rule in enumerate(rules):
+            lines.append(f"layer {layer}: {sizes[layer]} -> {sizes[layer + 1]}, {rule!r}")
+        return "\n".join([*lines, self._executor.describe()])
+
+    def __repr__(self) -> str:
+        *hidden, output = (rule.name if not rule.parameters else repr(rule) for rule in self._network.activations)
+        shown = hidden[0] if len(set(hidden)) == 1 else hidden
+        activation = f", activation={shown!r}" if hidden else ""
+        return (
+            f"MLP({list(self._network.sizes)}{activation}, output={output!r}, dtype={self._dtype.name!r}, "
+            f"backend={self._backend.name!r})"
+        )
+
+    # Within.
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        if not self._lock.acquire(blocking=False):
+            raise RuntimeError("this model is in a call of another thread: wait for its end, or use a model for each")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _initial(self, init: Any) -> Mapping[str, np.ndarray]:
+        if isinstance(init, str):
+            return initializers.initial_parameters(self._network, init, self._seed)
+        if not isinstance(init, Mapping):
+            names = [name for name, _ in self._network.parameters()]
+            given = list(init) if isinstance(init, Sequence) else None
+            if given is None or len(given) != len(names):
+                came = type(init).__name__ if given is None else f"{len(given)} arrays"
+                raise ValueError(f"init: expected a name, or an array for each of {', '.join(names)}; got {came}")
+            init = dict(zip(names, given, strict=True))
+        return self._arrays("init", init)
+
+    def _arrays(self, argument: str, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """A number array of the right shape for every parameter."""
+        if not isinstance(given, Mapping):
+            raise TypeError(f"{argument}: expected a mapping from names to arrays, got {type(given).__name__}")
+        shapes = dict(self._network.parameters())
+        if given.keys() != shapes.keys():
+            raise ValueError(f"{argument}: expected the keys {', '.join(shapes)}; got {', '.join(map(str, given))}")
+        made = {name: data.numbers(f"{argument}[{name!r}]", given[name]) for name in shapes}
+        for name, array in made.items():
+            if array.shape != shapes[name]:
+                raise ValueError(f"{argument}[{name!r}]: expected shape {shapes[name]}, got {array.shape}")
+        return made
+
+    def _optimizer(self, optimizer: str | Hyperparameters) -> Hyperparameters:
+        chosen = optimizers.get(optimizer)
+        return self._named_optimizers.setdefault(optimizer, chosen) if isinstance(optimizer, str) else chosen
+
+    def _validation(self, given: Any, loss: Loss, reduction: str) -> Validation | None:
+        if given is None:
+            return None
+        if not isinstance(given, tuple | list) or len(given) != 2:
+            raise ValueError(f"validation_data: expected (x, y), got {type(given).__name__} of {_length(given)}")
+        try:
+            held_out = data.prepare(self._network, self._dtype, loss, *given)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"validation_data: {error}") from error
+        return Validation(self._backend, self._network, self._executor, held_out, loss, reduction)
+
+
+def _sizes(sizes: Any) -> tuple[int, ...]:
+    if isinstance(sizes, str) or not isinstance(sizes, Sequence | np.ndarray):
+        raise TypeError(f"sizes: expected a list such as [784, 128, 10], got {type(sizes).__name__}")
+    if len(sizes) < 2:
+        raise ValueError(f"sizes: expected the inputs and the width of at least one layer, got {list(sizes)}")
+    return tuple(checks.whole(f"sizes[{i}]", size, 1) for i, size in enumerate(sizes))
+
+
+def _hidden_activations(given: Any, layers: int) -> tuple[Activation, ...]:
+    if isinstance(given, list | tuple):
+        if len(given) != layers:
+            raise ValueError(f"activation: expected one, or a list of {layers} for the hidden layers, got {len(given)}")
+        return tuple(activations.get(one, f"activation[{i}]") for i, one in enumerate(given))
+    return (activations.get(given),) * layers
+
+
+def _float_dtype(dtype: Any) -> np.dtype:
+    try:
+        chosen = np.dtype(dtype)
+    except TypeError:
+        chosen = None
+    if dtype is None or chosen not in (np.float32, np.float64):
+        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+    return chosen
+
+
+def _callbacks(callbacks: Any) -> tuple[Callback, ...]:
+    try:
+        calls = tuple(callbacks)
+    except TypeError:
+        raise TypeError(f"callbacks: expected a list of callables, got {type(callbacks).__name__}") from None
+    for i, call in enumerate(calls):
+        if not callable(call):
+            raise TypeError(f"callbacks[{i}]: expected a callable, got {type(call).__name__}")
+    return calls
+
+
+def _length(given: Any) -> str:
+    return f"length {len(given)}" if hasattr(given, "__len__") else "no length"

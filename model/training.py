@@ -1,0 +1,100 @@
+"""The loop of `fit`: epochs of compiled steps, and between them validation, progress and callbacks."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from fusedmlp.backends.errors import Stopped
+from fusedmlp.backends.executor import Data, Executor
+from fusedmlp.kernels.losses import Loss, reduction_factor
+from fusedmlp.kernels.optimizers import Hyperparameters
+from fusedmlp.model.batches import row_order
+from fusedmlp.model.history import History, NonFiniteLoss
+from fusedmlp.model.progress import Progress
+from fusedmlp.model.validation import Validation
+
+
+@dataclass(frozen=True)
+class Task:
+    """What `fit` was asked for, checked. `first_epoch` is the number that the first epoch has in the batch order."""
+
+    data: Data
+    loss: Loss
+    reduction: str
+    optimizer: Hyperparameters
+    batch_size: int
+    epochs: int
+    shuffle: bool
+    seed: int
+    first_epoch: int
+    progress: bool | str
+
+
+def batch_mass(weights: np.ndarray | None, order: np.ndarray, batch_size: int) -> np.ndarray:
+    """What a mean over each batch divides by: its rows, or the sum of their weights; float64 (steps,)."""
+    starts = np.arange(0, len(order), batch_size)
+    if weights is None:
+        return np.minimum(batch_size, len(order) - starts).astype(np.float64)
+    return np.add.reduceat(weights[order].astype(np.float64), starts)
+
+
+def row_factors(loss: Loss, reduction: str, mass: np.ndarray, outputs: int) -> np.ndarray:
+    """What each step's rows are multiplied by: float64 (steps,). A batch whose weights are all 0 has the mean 0."""
+    factors = reduction_factor(loss, reduction, np.where(mass > 0, mass, np.inf), outputs)  # type: ignore[arg-type]
+    return np.ascontiguousarray(np.broadcast_to(factors, mass.shape))
+
+
+def train(
+    executor: Executor,
+    task: Task,
+    validation: Validation | None,
+    history: History,
+    after_epoch: Callable[[History], bool],
+) -> None:
+    """Trains for task.epochs epochs, until after_epoch(history) returns True, or until Ctrl-C. Whatever ends it, the
+    history has what was done."""
+    progress = Progress(task.progress, task.epochs, len(task.data.x), history)
+    try:
+        for epoch in range(task.epochs):
+            history.loss.append(_train_epoch(executor, task, epoch, history, progress))
+            if validation is not None:
+                loss, accuracy = validation.measure()
+                history.val_loss.append(loss)
+                if accuracy is not None:
+                    history.val_accuracy.append(accuracy)
+            progress.epoch()
+            if after_epoch(history):
+                break
+    except KeyboardInterrupt:
+        history.interrupted = True
+    finally:
+        progress.close()
+
+
+def _train_epoch(executor: Executor, task: Task, epoch: int, history: History, progress: Progress) -> float:
+    """One epoch; returns its loss."""
+    started, seconds_before, rows_before = time.perf_counter(), history.seconds, history.rows
+    rows, size, mean = len(task.data.x), task.batch_size, task.reduction == "mean"
+    order = row_order(rows, task.shuffle, task.seed, task.first_epoch + epoch)
+    mass = batch_mass(task.data.weights, order, size)
+    factors = row_factors(task.loss, task.reduction, mass, executor.network.sizes[-1])
+    step, done, total = 0, 0, 0.0
+    try:
+        for losses in executor.train(
+            task.data, order, loss=task.loss, optimizer=task.optimizer, batch_size=size, factors=factors
+        ):
+            ends = np.minimum(rows, np.arange(step + 1, step + 1 + len(losses)) * size)
+            shares = np.diff(ends, prepend=done) / rows if mean else np.ones(len(losses))
+            total += float(losses @ shares)
+            step, done = step + len(losses), int(ends[-1])
+            history.steps += len(losses)
+            history.rows = rows_before + done
+            history.seconds = seconds_before + time.perf_counter() - started
+            progress.step(done, total * rows / done if mean else total)
+    except Stopped as stopped:
+        if stopped.reason != "non-finite":
+            raise
+        raise NonFiniteLoss(epoch, step, task.optimizer.lr, history) from None
+    return total
