@@ -1,8 +1,36 @@
-"""A gang of threads that run one call together."""
+"""Gangs: threads that run one call together."""
 
+import os
+import queue
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
+
+
+class Gangs:
+    """The gangs of this process: for several workers one that all share, a call at a time; for one worker each calling
+    thread has its own, so that a serial call never waits for another. A forked child starts with none."""
+
+    def __init__(self) -> None:
+        self._forget()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._shared: dict[int, Gang] = {}
+        self._own = threading.local()
+
+    def __call__(self, workers: int) -> "Gang":
+        if workers == 1:
+            own = getattr(self._own, "gang", None)
+            if own is None:
+                own = self._own.gang = Gang(1)
+            return own
+        with self._lock:
+            if workers not in self._shared:
+                self._shared[workers] = Gang(workers)
+            return self._shared[workers]
 
 
 class Gang:
@@ -13,6 +41,7 @@ class Gang:
         self.size = size
         self._lock = threading.Lock()  # hands out all the threads, or none
         self._inboxes: list[_Inbox] = []
+        weakref.finalize(self, _dismiss, self._inboxes)
 
     def run(
         self,
@@ -32,62 +61,84 @@ class Gang:
         with self._lock:
             while len(self._inboxes) < self.size:
                 self._inboxes.append(_Inbox(len(self._inboxes)))
-            calls = [_Call(function, context, arguments, abandon) for context in contexts]
-            for inbox, call in zip(self._inboxes, calls, strict=False):
-                inbox.put(call)
+            job = _Job(function, arguments, abandon)
+            calls = [_Call(job, context) for context in contexts]
             reached: BaseException | None = None
-            for call in calls:
-                while True:
-                    try:
-                        call.done.acquire()
+            # An exception may come between any two lines. Until all have their part, it calls the job off; from then
+            # on everything below may be done twice, so it is simply begun again.
+            try:
+                for inbox, call in zip(self._inboxes, calls, strict=False):
+                    inbox.put(call)
+                job.on = True
+            except BaseException as error:
+                reached = error
+            while True:
+                try:
+                    job.decided.set()
+                    if not job.on:
                         break
-                    except BaseException as error:  # once it is known, the workers are on their way out: wait on
-                        reached = reached or error
+                    if reached is not None:
                         interrupt()
+                    for call in calls:
+                        call.done.wait()
+                    break
+                except BaseException as error:
+                    reached = reached or error
+        if reached is not None and not job.on:
+            raise reached
         for call in calls:
             if call.error is not None:
                 raise call.error
         return calls[0].result, reached
 
 
-class _Call:
-    """One worker's part of a call."""
+def _dismiss(inboxes: "list[_Inbox]") -> None:
+    """Ends the threads of a gang that nobody can call any more."""
+    for inbox in inboxes:
+        inbox.put(None)
 
-    def __init__(
-        self, function: Callable[..., Any], context: Any, arguments: tuple[Any, ...], abandon: Callable[[], None]
-    ) -> None:
-        self.function, self.context, self.arguments, self.abandon = function, context, arguments, abandon
+
+class _Job:
+    """One call of a gang. Nobody begins before it is decided whether it is on: all take part, or none."""
+
+    def __init__(self, function: Callable[..., Any], arguments: tuple[Any, ...], abandon: Callable[[], None]) -> None:
+        self.function, self.arguments, self.abandon = function, arguments, abandon
+        self.on = False
+        self.decided = threading.Event()
+
+
+class _Call:
+    """One worker's part of a job."""
+
+    def __init__(self, job: _Job, context: Any) -> None:
+        self.job, self.context = job, context
         self.result: Any = None
         self.error: BaseException | None = None
-        self.done = threading.Lock()
-        self.done.acquire()
+        self.done = threading.Event()
 
     def perform(self) -> None:
+        self.job.decided.wait()
         try:
-            self.result = self.function(self.context, *self.arguments)
+            if self.job.on:
+                self.result = self.job.function(self.context, *self.job.arguments)
         except BaseException as error:
             self.error = error
-            self.abandon()
+            self.job.abandon()
         finally:
-            self.done.release()
+            self.done.set()
 
 
 class _Inbox:
-    """A thread, and the call that it is to perform next."""
+    """A thread, and the calls that it is to perform."""
 
     def __init__(self, number: int) -> None:
-        self._ready = threading.Lock()
-        self._ready.acquire()
-        self._call: _Call | None = None
-        threading.Thread(target=self._loop, name=f"fusedmlp worker {number}", daemon=True).start()
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
+        self.put = self._calls.put
+        thread = threading.Thread(target=_serve, args=(self._calls,), name=f"fusedmlp worker {number}", daemon=True)
+        thread.start()
 
-    def put(self, call: _Call) -> None:
-        self._call = call
-        self._ready.release()
 
-    def _loop(self) -> None:
-        while True:
-            self._ready.acquire()
-            call, self._call = self._call, None
-            assert call is not None
-            call.perform()
+def _serve(calls: "queue.SimpleQueue[_Call | None]") -> None:
+    while (call := calls.get()) is not None:
+        call.perform()
+        del call  # or it would keep the arrays of the last call alive

@@ -226,9 +226,7 @@ def dense_backward(dy, x, weight, bias, case):
         error.T @ x + summation(dtype, rows, dz.T @ x),
         ones @ error + summation(dtype, rows, ones @ dz),
     )
-    return tuple(
-        Expected(leaf.grad.numpy(), bound, dtype) for leaf, bound in zip(leaves, tolerances, strict=True)
-    )
+    return tuple(Expected(leaf.grad.numpy(), bound, dtype) for leaf, bound in zip(leaves, tolerances, strict=True))
 
 
 # --- losses -----------------------------------------------------------------------------------------------
@@ -340,9 +338,7 @@ def loss(case, prediction, target, reduction="mean", sample_weight=None):
         if reduction == "mean" and rows:
             scale = scale / (scale.sum() * (outputs if unreduced.ndim == 2 else 1))
         slope = slope * scale[:, None]
-    magnitude = reduce_loss(
-        torch.tensor(magnitude), outputs if unreduced.ndim == 2 else 1, reduction, weights
-    )
+    magnitude = reduce_loss(torch.tensor(magnitude), outputs if unreduced.ndim == 2 else 1, reduction, weights)
     terms = row_terms + mean_terms + (unreduced.numel() if reduction != "none" else 0)
     bounds = [
         evaluation(dtype, size) + summation(dtype, count, size)
@@ -410,9 +406,7 @@ def trajectory(case, parameter, gradients):
         walker.step()
         value, walked = leaf.detach().numpy().copy(), path.detach().numpy()
         largest = np.maximum(largest, np.abs(value))
-        bound = (
-            summation(dtype, 2 * step, largest) + summation(dtype, step, walked) + evaluation(dtype, walked)
-        )
+        bound = summation(dtype, 2 * step, largest) + summation(dtype, step, walked) + evaluation(dtype, walked)
         states.append(Expected(value, bound, dtype))
     return states
 
@@ -451,8 +445,7 @@ def train(
     """
     layers = len(sizes) - 1
     hidden = [
-        as_case(rule)
-        for rule in ([activation] * (layers - 1) if isinstance(activation, str | Case) else activation)
+        as_case(rule) for rule in ([activation] * (layers - 1) if isinstance(activation, str | Case) else activation)
     ]
     output, loss = as_case(output), as_case(loss)
     modules = []

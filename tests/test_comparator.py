@@ -146,9 +146,7 @@ def adam(parameter, gradients, correct=True, corrections=np.float64):
     for step, gradient in enumerate(gradients, 1):
         m = one * m + rest[0] * gradient
         v = two * v + rest[1] * gradient * gradient
-        c1, c2 = (
-            np.float32(1 - corrections(beta) ** step) if correct else np.float32(1) for beta in (0.9, 0.999)
-        )
+        c1, c2 = (np.float32(1 - corrections(beta) ** step) if correct else np.float32(1) for beta in (0.9, 0.999))
         parameter -= lr / c1 * m / (np.sqrt(v) / np.sqrt(c2) + eps)
     return parameter
 

@@ -19,7 +19,7 @@ from fusedmlp.backends.cpu import machine, words
 from fusedmlp.backends.cpu.blas import Hold
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
-from fusedmlp.backends.gang import Gang
+from fusedmlp.backends.gang import Gangs
 from fusedmlp.backends.plan import Plan, Rates, choose_plan
 from fusedmlp.backends.scratch import aligned
 from fusedmlp.kernels.interpreter import INTERRUPTED
@@ -42,12 +42,11 @@ class CpuBackend(Backend):
         self._compiling = threading.RLock()
         self._hold = Hold()
         self._threads = _threads_from_environment() or default_threads()
-        self._forget_gang()
-        os.register_at_fork(after_in_child=self._forget_gang)
+        self._gangs = Gangs()
+        os.register_at_fork(after_in_child=self._renew_locks)
 
-    def _forget_gang(self) -> None:
-        """After a fork the child has none of the threads."""
-        self._gangs: dict[int, Gang] = {}
+    def _renew_locks(self) -> None:
+        """In a forked child, where a thread that held one of them is gone."""
         self._compiling = threading.RLock()
         self._hold = Hold()
 
@@ -125,11 +124,7 @@ class CpuBackend(Backend):
             sync[words.ABANDONED] = 1
 
         with self._hold:
-            return self._gang(workers).run(entry, contexts, arguments, interrupt, abandon)
-
-    def _gang(self, workers: int) -> Gang:
-        with self._compiling:
-            return self._gangs.setdefault(workers, Gang(workers))
+            return self._gangs(workers).run(entry, contexts, arguments, interrupt, abandon)
 
     # Compiling.
 

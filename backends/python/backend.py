@@ -1,6 +1,5 @@
 """The bodies uncompiled, one worker: slow and obvious."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import numpy as np
 from fusedmlp.backends import entries
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder
-from fusedmlp.backends.gang import Gang
+from fusedmlp.backends.gang import Gangs
 from fusedmlp.backends.python.words import WORDS, Context
 from fusedmlp.kernels.interpreter import INTERRUPTED
 
@@ -22,11 +21,7 @@ class PythonBackend(Backend):
     def __init__(self) -> None:
         super().__init__()
         self._binder = Binder(WORDS, lambda function, thin: function, Path(__file__).parent)
-        self._new_gang()
-        os.register_at_fork(after_in_child=self._new_gang)
-
-    def _new_gang(self) -> None:
-        self._gang = Gang(1)
+        self._gangs = Gangs()
 
     def describe(self) -> str:
         return "python: the kernels uncompiled, one worker; slow, made to be read and stepped through"
@@ -42,7 +37,7 @@ class PythonBackend(Backend):
         def interrupt() -> None:
             context.reason = INTERRUPTED
 
-        return self._gang.run(self._run, [context], (body, *arguments), interrupt, lambda: None)
+        return self._gangs(1).run(self._run, [context], (body, *arguments), interrupt, lambda: None)
 
     def _run(self, context: Context, body: str, *arguments: Any) -> Any:
         with np.errstate(all="ignore"):

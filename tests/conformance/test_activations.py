@@ -73,9 +73,7 @@ def test_activation_backward_special(backend, dtype, case, rng):
     # PyTorch's own loops disagree about elu'(NaN): its vector path gives NaN, its scalar path 1.
     z = column(FINITE + (INFINITE[:2] if case.name == "elu" else INFINITE), dtype)
     dy = rng.normal(size=z.shape).astype(dtype)
-    dz = backend.activation_backward(
-        dy, oracle.saved(z, case, saves(case), z.dtype), case.rule(fm.activations)
-    )
+    dz = backend.activation_backward(dy, oracle.saved(z, case, saves(case), z.dtype), case.rule(fm.activations))
     oracle.activation_backward(dy, z, case).check(dz, "dz")
 
 
@@ -85,9 +83,7 @@ def test_activation_backward_special_upstream(backend, dtype, case, special, rng
     """Where the slope is not 0: in PyTorch's relu a dead unit swallows what `dy * 0` would pass on."""
     z, dy = (rng.normal(size=(4, 3)).astype(dtype) for _ in range(2))
     z[1, 2], dy[1, 2] = 0.5, special
-    dz = backend.activation_backward(
-        dy, oracle.saved(z, case, saves(case), z.dtype), case.rule(fm.activations)
-    )
+    dz = backend.activation_backward(dy, oracle.saved(z, case, saves(case), z.dtype), case.rule(fm.activations))
     oracle.activation_backward(dy, z, case).check(dz, "dz")
 
 

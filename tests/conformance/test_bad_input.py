@@ -151,9 +151,7 @@ def test_bad_call(backend, kernel, change, error, words, rng):
         np.testing.assert_array_equal(arguments[name], array, err_msg=name)
 
 
-@pytest.mark.parametrize(
-    "change", [{"x": zeros(6, 3)}, {"bias": zeros(5, dtype=F64)}, {"activation": "relo"}], ids=str
-)
+@pytest.mark.parametrize("change", [{"x": zeros(6, 3)}, {"bias": zeros(5, dtype=F64)}, {"activation": "relo"}], ids=str)
 def test_nothing_is_written_to_out(backend, change, rng):
     out = np.full((6, 5), 7.0, F32)
     with pytest.raises((TypeError, ValueError)):

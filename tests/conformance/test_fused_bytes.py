@@ -63,9 +63,7 @@ def test_kernel_allocates_its_results(backend, dtype, kernel, rng):
 def test_dense_forward_saves_no_more_than_its_rule_needs(backend, dtype, case, rng):
     """y, and z only for a rule whose gradient reads it."""
     rows, _, outputs = SHAPE
-    arguments = oracle.arguments("dense_forward", rng, dtype, SHAPE) | {
-        "activation": case.rule(fm.activations)
-    }
+    arguments = oracle.arguments("dense_forward", rng, dtype, SHAPE) | {"activation": case.rule(fm.activations)}
     y = rows * outputs * dtype.itemsize
     both = 2 * y if fm.activations.get(case.name).saves == "preactivation" else y
     check(backend, "dense_forward", lambda: backend.dense_forward(**arguments), y, itemsize=dtype.itemsize)
@@ -119,10 +117,7 @@ def test_scratch_does_not_grow_with_the_batch(backend, dtype, kernel, rng):
 
 
 def test_scratch_fits_the_last_cache(backend, dtype, rng):
-    cache = (
-        max((os.sysconf(key) for key in os.sysconf_names if key.endswith("CACHE_SIZE")), default=0)
-        or 32 << 20
-    )
+    cache = max((os.sysconf(key) for key in os.sysconf_names if key.endswith("CACHE_SIZE")), default=0) or 32 << 20
     for kernel in oracle.DENSE_KERNELS:
         getattr(backend, kernel)(**oracle.arguments(kernel, rng, dtype, (16, 24, 40)))
     assert backend.scratch_bytes() <= cache

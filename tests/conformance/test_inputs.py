@@ -39,9 +39,7 @@ LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
 
 
 def each_array(arguments, change):
-    return {
-        key: change(value) if isinstance(value, np.ndarray) else value for key, value in arguments.items()
-    }
+    return {key: change(value) if isinstance(value, np.ndarray) else value for key, value in arguments.items()}
 
 
 def assert_same(got, expected):

@@ -126,9 +126,7 @@ def test_loss_central_differences(backend, case, form, reduction, weighted, rng)
         **case.options,
     }
     kernel, step = getattr(backend, case.name), 1e-5
-    numerical = oracle.numerical_gradient(
-        lambda array: kernel(array, target, **options)[0].sum(), prediction, step
-    )
+    numerical = oracle.numerical_gradient(lambda array: kernel(array, target, **options)[0].sum(), prediction, step)
     bound = 4 * step**2 + evaluation(np.float64, 100.0) / step
     expected = oracle.Expected(numerical, np.full((3, 4), bound), np.dtype("float64"))
     expected.check(kernel(prediction, target, **options)[1], "gradient")

@@ -10,8 +10,7 @@ from oracle import ACTIVATIONS, KERNELS, OPTIMIZERS
 FUNCTIONS = ("dense", *KERNELS)
 SIGNATURES = {
     "dense": "(x, weight, bias, activation, *, precision=None)",
-    "dense_forward": "(x, weight, bias=None, activation='identity', *,"
-    " out=None, return_saved=False, precision=None)",
+    "dense_forward": "(x, weight, bias=None, activation='identity', *, out=None, return_saved=False, precision=None)",
     "dense_backward": "(dy, x, weight, saved, activation, *, need_dx=True, precision=None)",
     "activate": "(z, activation)",
     "activation_backward": "(dy, saved, activation)",
