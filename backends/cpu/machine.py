@@ -5,9 +5,13 @@ Everything here survives Numba's cache on disk: symbols are called by name, and 
 """
 
 import ctypes
+import importlib.machinery
+import importlib.util
 import platform
 import sys
 from functools import cache
+from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 from llvmlite import ir
@@ -171,18 +175,30 @@ def restore_subnormals(typing_context, mode):
 GEMM = {types.float32: "fusedmlp_sgemm", types.float64: "fusedmlp_dgemm"}
 
 
+def cython_blas() -> Any:
+    """scipy.linalg.cython_blas by itself: scipy.linalg around it, which nothing here needs, takes 0.2 s to import."""
+    name = "scipy.linalg.cython_blas"
+    if name not in sys.modules:
+        (scipy,) = importlib.import_module("scipy").__path__
+        spec = importlib.machinery.PathFinder.find_spec(name, [str(Path(scipy) / "linalg")])
+        if spec is None or spec.loader is None:
+            return importlib.import_module(name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
+
+
 @cache
 def load_blas() -> None:
     """Gives LLVM the addresses of SciPy's sgemm and dgemm under names of our own. A ctypes pointer would be compiled
     in as a number, and defeat the cache."""
-    from scipy.linalg import cython_blas
-
     address_of = ctypes.pythonapi.PyCapsule_GetPointer
     address_of.restype, address_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     name_of = ctypes.pythonapi.PyCapsule_GetName
     name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
     for symbol in GEMM.values():
-        capsule = cython_blas.__pyx_capi__[symbol.removeprefix("fusedmlp_")]
+        capsule = cython_blas().__pyx_capi__[symbol.removeprefix("fusedmlp_")]
         llvm.add_symbol(symbol, address_of(capsule, name_of(capsule)))
 
 
