@@ -29,6 +29,8 @@ from fusedmlp.kernels.vocabulary import tanh as tanh_word  # `tanh` itself names
 
 PARAMETERS = 2  # The most parameters that a rule has; every rule is handed as many.
 
+STRETCH = 64  # terms of a sum that are added up by themselves
+
 SQRT_HALF = 0.7071067811865476
 SQRT_2_OVER_PI = 0.7978845608028654
 ONE_OVER_SQRT_2_PI = 0.3989422804014327
@@ -173,14 +175,20 @@ def softplus_gradient(z, p):
 
 def log_sum_exp_parts(c, z):
     """(m, s) of one row: its greatest element m, and s, the sum of exp(z - m); their log-sum-exp is m + log(s).
-    A row with +inf, all of -inf, or with NaN gives a NaN s, as PyTorch's softmax does."""
+    A row with +inf, all of -inf, or with NaN gives a NaN s, as PyTorch's softmax does.
+
+    s is added up in stretches: thousands of small terms added one by one to a large sum are all rounded the same way
+    (5,000 classes in float32: 2.9e-4 of relative error, so 2e-6)."""
     m = z[0]
     for j in range(lane(c), z.shape[0], lanes(c)):
         m = m if m >= z[j] else z[j]
     m = row_max(c, m)
     s = const(m, 0)
-    for j in range(lane(c), z.shape[0], lanes(c)):
-        s += exp(z[j] - m)
+    for start in range(0, z.shape[0], STRETCH):
+        part = const(m, 0)
+        for j in range(start + lane(c), min(start + STRETCH, z.shape[0]), lanes(c)):
+            part += exp(z[j] - m)
+        s += part
     return m, row_sum(c, s)
 
 

@@ -142,3 +142,11 @@ def test_output_that_lost_the_sign_is_never_saved():
     """gelu and silu fall and rise again: their value does not tell the slope."""
     for name in ("gelu", "gelu_tanh", "silu"):
         assert fm.activations.get(name).saves == "preactivation"
+
+
+def test_softmax_of_thousands_of_equal_small_terms(backend):
+    """One large term and 4,999 small ones: added one by one in float32, all would be rounded the same way."""
+    z = np.full((1, 5000), -16.6, np.float32)
+    z[0, 0] = 0
+    e = np.exp(z.astype(np.float64))
+    np.testing.assert_allclose(backend.softmax(z), e / e.sum(), rtol=64 * 2**-24)
