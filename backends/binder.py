@@ -1,7 +1,7 @@
 """Binding: a plain function of kernels/ becomes one backend's.
 
 The function is rebuilt over a copy of its module's globals in which every word is the backend's, every choice a
-tree of that backend's bodies, and every function it calls is bound the same way. Nothing is executed and no
+branch among that backend's bodies, and every function it calls is bound the same way. Nothing is executed and no
 source is touched, so a debugger still stops in the file that everybody reads.
 
 Numba's cache on disk tells functions apart by file, qualified name, argument types and byte code, and none of
@@ -98,42 +98,43 @@ class Binder:
             return self._bind(found, holes, rule)
         if isinstance(found, Choice):
             if found not in self._bound:
-                self._bound[found] = self._tree(found)
+                self._bound[found] = self._branch(found)
             return self._bound[found]
         if isinstance(found, bool | int | float):
             return found
         raise TypeError(f"a body may name words, bodies, rules and numbers, not {found!r}")
 
-    def _tree(self, choice: Choice) -> Any:
-        """The choice as a tree of forks over the family's rules; all but the root are thin."""
-
-        def leaf(number: int) -> Any:
-            rule = FAMILIES[choice.family][number]
+    def _branch(self, choice: Choice) -> Any:
+        """The choice as one branch on `kind`, a template bound for each rule."""
+        bound: dict[str, Any] = {}
+        for number, rule in enumerate(FAMILIES[choice.family]):
             holes = {
                 hole: self._bind(formula) if isinstance(formula, types.FunctionType) else formula
                 for hole, formula in choice.holes(rule).items()
             }
-            return self._bind(choice.template(rule), holes, f"{choice.family}.{rule.name}")
+            bound[f"rule_{number}"] = self._bind(choice.template(rule), holes, f"{choice.family}.{rule.name}")
+        parameters = ", ".join(inspect.signature(choice.template(FAMILIES[choice.family][0])).parameters)
+        lines = [f"def choose(kind, {parameters}):"]
+        for number in range(len(bound)):
+            lines.append(f"    {'el' if number else ''}if kind == {number}:\n        rule_{number}({parameters})")
+        return self._compile(self.wrap(_made("\n".join(lines)), choice.family, __name__=__name__, **bound), False)
 
-        def grow(first: int, last: int, thin: bool) -> Any:
-            if last - first == 1:
-                return leaf(first)
-            middle = (first + last) // 2
-            holes = {"KIND": middle, "lower": grow(first, middle, True), "upper": grow(middle, last, True)}
-            return self._compile(self._rebuild(choice.fork, holes, f"{choice.family}.{first}"), thin)
 
-        return grow(0, len(FAMILIES[choice.family]), False)
+def _made(source: str) -> Any:
+    """The one function of a source text. It counts as part of this file, for Numba's cache and for tracebacks."""
+    names: dict[str, Any] = {}
+    exec(compile(source, __file__, "exec"), names)
+    (name,) = (name for name in names if name != "__builtins__")
+    return names[name]
 
 
 def entry_around(body: Callable[..., Any], before: str = "pass", after: str = "return result") -> Any:
     """A function with the parameters of `body`, which it calls between two lines, by the name `body`. (Numba
     inlines no call with *arguments, and a call that is not inlined costs a second pass over the whole body, 4 s of
     30.)"""
-    names: dict[str, Any] = {}
     parameters = ", ".join(inspect.signature(body).parameters)
     lines = [f"def enter({parameters}):", before, f"result = body({parameters})", after]
-    exec(compile("\n    ".join(lines), __file__, "exec"), names)
-    return names["enter"]
+    return _made("\n    ".join(lines))
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:

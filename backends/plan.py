@@ -11,6 +11,8 @@ from itertools import cycle, islice
 from fusedmlp.kernels import losses, optimizers
 from fusedmlp.kernels.program import BARRIER, PARTITIONS, Geometry, Network, program
 
+WORTHWHILE = 0.8  # the share of one worker's time that several must stay below
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -37,11 +39,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Rates:
-    """What one machine does: `flops` floating-point operations a second on one core (float32 products), `barrier`
-    seconds to meet, `handover` seconds to start and end a call on several threads, `transfer` bytes a second from one
-    core's cache to another's."""
+    """What one machine does with all the threads of a call: `flops` floating-point operations a second on one thread
+    (float32 products), `scaling` times as many on all of them (two threads of one core: little more than 1),
+    `barrier` seconds to meet, `handover` seconds to start and end a call, `transfer` bytes a second from one core's
+    cache to another's."""
 
     flops: float
+    scaling: float
     barrier: float
     handover: float
     transfer: float
@@ -53,7 +57,8 @@ def serial_plan(network: Network) -> Plan:
 
 
 def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None) -> Plan:
-    """The plan whose predicted time for a training step of `batch` rows is shortest."""
+    """The plan whose predicted time for a training step of `batch` rows is shortest. Several workers must promise a
+    fifth: one that waits for a core that another program has costs more than a near tie can win."""
     serial = serial_plan(network)
     if threads == 1 or rates is None:
         return serial
@@ -64,7 +69,9 @@ def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None)
             (("out",) * network.layers, ("rows",) * network.layers, pairs, (*pairs[:-1], "rows"))
         )
     ]
-    return min([serial, *candidates], key=lambda plan: predicted_seconds(network, batch, plan, rates))
+    shared = min(candidates, key=lambda plan: predicted_seconds(network, batch, plan, rates))
+    alone = predicted_seconds(network, batch, serial, rates)
+    return shared if predicted_seconds(network, batch, shared, rates) < WORTHWHILE * alone else serial
 
 
 def predicted_seconds(network: Network, batch: int, plan: Plan, rates: Rates) -> float:
@@ -92,4 +99,4 @@ def predicted_seconds(network: Network, batch: int, plan: Plan, rates: Rates) ->
             fetched += batch * outputs * workers * foreign
         else:
             fetched += (2 * inputs * outputs + batch * (inputs + outputs)) * foreign
-    return flops / (rates.flops * workers) + barriers * rates.barrier + 4.0 * fetched / rates.transfer
+    return flops / (rates.flops * rates.scaling) + barriers * rates.barrier + 4.0 * fetched / rates.transfer

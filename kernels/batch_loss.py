@@ -4,12 +4,12 @@ Shapes: prediction or logits a (B, C), truth (B, C) or class indices (B,), gradi
 row's loss or (B, C) for each element's, weights (B,) or empty for ones.
 """
 
-from fusedmlp.kernels.choice import KIND, Choice, gradient, indices, lower, probabilities, upper, value
+from fusedmlp.kernels.choice import Choice, gradient, indices, probabilities, value
 from fusedmlp.kernels.vocabulary import const, double, lane, lanes, row, row_sum, sync_lanes, thin
 
 
 @thin
-def loss_elements(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
+def loss_elements(c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
     each = losses.shape[1] > 1
     for i in range(first_row, last_row):
         w = factor * weights[i] if weights.shape[0] > 0 else factor
@@ -35,7 +35,7 @@ def loss_each_span(c, a, t, da, losses, w, p):
 
 
 @thin
-def loss_rows(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
+def loss_rows(c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
     for i in range(first_row, last_row):
         w = factor * weights[i] if weights.shape[0] > 0 else factor
         if labels.shape[0] > 0:
@@ -46,18 +46,10 @@ def loss_rows(kind, c, a, truth, labels, da, losses, weights, factor, p, first_r
         sync_lanes(c)
 
 
-def fork_loss(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
-    if kind < KIND:
-        lower(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row)
-    else:
-        upper(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row)
-
-
 # loss_tile(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row): each row's loss times
 # factor and weight, and its gradient.
 loss_tile = Choice(
     "losses",
-    fork_loss,
     lambda rule: loss_elements if rule.scope == "element" else loss_rows,
     lambda rule: (
         {"value": rule.value, "gradient": rule.gradient}

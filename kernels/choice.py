@@ -1,8 +1,8 @@
 """How a body meets the rules without listing them.
 
 A *template* is a body with holes: names that stand for one rule's formulas. A `Choice` says which template each
-rule fills. The binder rebuilds the template once for every rule and joins the results to a tree of forks, so which
-rule it is, is decided once a call of the choice (a tile), never in an inner loop.
+rule fills. The binder rebuilds the template once for every rule and joins the results by one branch, so which rule it
+is, is decided once a call of the choice (a tile), never in an inner loop.
 """
 
 from collections.abc import Callable
@@ -19,23 +19,17 @@ value = gradient = step = probabilities = indices = _hole
 SAVES_PREACTIVATION = False
 SLOTS = 0
 
-# The holes of the forks.
-KIND = 0
-lower = upper = _hole
-
 
 @dataclass(frozen=True)
 class Choice:
     """A body `choice(kind, *arguments)`, bound from one template a rule.
 
     family    which registry the kinds number: "activations", "losses" or "updates"
-    fork      fork(kind, *arguments): finds the kinds below KIND in `lower`, the others in `upper`, and ends there
     template  template(rule) -> the body with holes
     holes     holes(rule) -> what each hole of that body becomes
     """
 
     family: str
-    fork: Callable[..., Any]
     template: Callable[[Any], Callable[..., Any]]
     holes: Callable[[Any], dict[str, Any]]
 

@@ -7,7 +7,7 @@ z = x weightᵀ + bias, y = f(z); dz = dy f'(z), dx = dz weight, dweight = dzᵀ
 (Rumelhart, Hinton and Williams, Nature 323, 1986).
 """
 
-from fusedmlp.kernels.choice import KIND, SAVES_PREACTIVATION, SLOTS, Choice, gradient, lower, step, upper, value
+from fusedmlp.kernels.choice import SAVES_PREACTIVATION, SLOTS, Choice, gradient, step, value
 from fusedmlp.kernels.vocabulary import (
     block,
     const,
@@ -32,7 +32,7 @@ from fusedmlp.kernels.vocabulary import (
 
 
 @thin
-def activate_elements(kind, c, z, bias, y, saved, keep, p):
+def activate_elements(c, z, bias, y, saved, keep, p):
     for i in range(lane_row(c), z.shape[0], lane_rows(c)):
         activate_span(c, row(z, i), bias, row(y, i), row(saved, i), keep, p)
 
@@ -47,7 +47,7 @@ def activate_span(c, z, bias, y, saved, keep, p):
 
 
 @thin
-def activate_rows(kind, c, z, bias, y, saved, keep, p):
+def activate_rows(c, z, bias, y, saved, keep, p):
     biased = bias.shape[0] > 0
     for i in range(z.shape[0]):
         if biased:
@@ -64,7 +64,7 @@ def add_span(c, a, b, y):
 
 
 @thin
-def gradient_elements(kind, c, dy, saved, dz, p):
+def gradient_elements(c, dy, saved, dz, p):
     for i in range(lane_row(c), dy.shape[0], lane_rows(c)):
         gradient_span(c, row(dy, i), row(saved, i), row(dz, i), p)
 
@@ -75,13 +75,13 @@ def gradient_span(c, dy, saved, dz, p):
 
 
 @thin
-def gradient_rows(kind, c, dy, saved, dz, p):
+def gradient_rows(c, dy, saved, dz, p):
     for i in range(dy.shape[0]):
         gradient(c, row(dy, i), row(saved, i), row(dz, i))
 
 
 @thin
-def update_elements(kind, c, g, w, s0, s1, s2, h):
+def update_elements(c, g, w, s0, s1, s2, h):
     for i in range(lane_row(c), w.shape[0], lane_rows(c)):
         update_span(c, row(g, i), row(w, i), row(s0, i), row(s1, i), row(s2, i), h)
 
@@ -101,32 +101,10 @@ def update_span(c, g, w, s0, s1, s2, h):
             s2[j] = d
 
 
-def fork_activation(kind, c, z, bias, y, saved, keep, p):
-    if kind < KIND:
-        lower(kind, c, z, bias, y, saved, keep, p)
-    else:
-        upper(kind, c, z, bias, y, saved, keep, p)
-
-
-def fork_gradient(kind, c, dy, saved, dz, p):
-    if kind < KIND:
-        lower(kind, c, dy, saved, dz, p)
-    else:
-        upper(kind, c, dy, saved, dz, p)
-
-
-def fork_update(kind, c, g, w, s0, s1, s2, h):
-    if kind < KIND:
-        lower(kind, c, g, w, s0, s1, s2, h)
-    else:
-        upper(kind, c, g, w, s0, s1, s2, h)
-
-
 # activate_tile(kind, c, z, bias, y, saved, keep, p): y = f(z + bias); with `keep`, z + bias goes to `saved` where
 # the rule saves it. z may be y. A rule of scope "row" takes each row of the tile as the whole row.
 activate_tile = Choice(
     "activations",
-    fork_activation,
     lambda rule: activate_elements if rule.scope == "element" else activate_rows,
     lambda rule: {"value": rule.value, "SAVES_PREACTIVATION": rule.saves == "preactivation"},
 )
@@ -134,7 +112,6 @@ activate_tile = Choice(
 # gradient_tile(kind, c, dy, saved, dz, p): dz = dy f'(z). dz may be dy.
 gradient_tile = Choice(
     "activations",
-    fork_gradient,
     lambda rule: gradient_elements if rule.scope == "element" else gradient_rows,
     lambda rule: {"gradient": rule.gradient},
 )
@@ -143,7 +120,6 @@ gradient_tile = Choice(
 # keep are not touched.
 update_tile = Choice(
     "updates",
-    fork_update,
     lambda rule: update_elements,
     lambda rule: {"step": rule.step, "SLOTS": rule.slots},
 )

@@ -138,10 +138,12 @@ class Access:
     axis: Axis
     writes: bool = False
 
-    def conflicts(self, earlier: "Access") -> bool:
+    def conflicts(self, earlier: "Access", same_step: bool) -> bool:
+        """Whether a worker may meet here what another did in `earlier`. The last batch is shorter and cuts its rows
+        elsewhere, so rows of one step are not those of the next."""
         if self.block != earlier.block or not (self.writes or earlier.writes):
             return False
-        return self.axis != earlier.axis or self.axis == "all"
+        return self.axis != earlier.axis or self.axis == "all" or (self.axis == "rows" and not same_step)
 
 
 @dataclass(frozen=True)
@@ -187,14 +189,14 @@ class _Writer:
             table[number, list(fields)] = list(fields.values())
             if number and self._rows[number - 1][OP] == LOSS:
                 table[number, BARRIER] = MEET_OR_LEAVE  # so that a non-finite loss never reaches the weights
-        pending: list[Access] = []
-        for number in [*range(len(self._rows))] * 2:  # what one step leaves, the next one meets
-            touched = self._accesses[number]
-            if any(access.conflicts(earlier) for access in touched for earlier in pending):
-                table[number, BARRIER] = max(table[number, BARRIER], MEET)
-            if table[number, BARRIER]:
-                pending = []
-            pending += touched
+        pending: list[tuple[int, Access]] = []
+        for step in (0, 1):  # what one step leaves, the next one meets
+            for number, touched in enumerate(self._accesses):
+                if any(a.conflicts(earlier, step == then) for a in touched for then, earlier in pending):
+                    table[number, BARRIER] = max(table[number, BARRIER], MEET)
+                if table[number, BARRIER]:
+                    pending = []
+                pending += [(step, access) for access in touched]
         return table
 
 
@@ -318,7 +320,7 @@ class _Composer:
                 "B": layout.add("truth", self.batch, network.sizes[-1]),
                 "W": layout.add("sample weights", 1, self.batch),
             }
-            writes.append(Access("truth", "rows", True))
+            writes.append(Access("truth", "rows", True))  # and with it labels and sample weights
         self.write(GATHER, {INPUTS: network.sizes[0], OUTPUTS: network.sizes[-1]} | self.blocks(**gathered), *writes)
         for layer, activation in enumerate(network.activations):
             last = layer == network.layers - 1
@@ -394,6 +396,7 @@ class _Composer:
             Access(a.name, "rows"),
             Access("truth", "rows"),
             Access(d.name, "rows", True),
+            Access("losses", "rows", True),
         )
         if not fused_output(network, loss):
             self.through_activation(top, d)

@@ -41,8 +41,10 @@ def backward(c, dy, x, weight, saved, panel, dx, dweight, dbias, kind, identity_
     the next rows' dz. An empty dx or dbias is not wanted."""
     batch, inputs, outputs = x.shape[0], x.shape[1], weight.shape[0]
     first_output, last_output = share(outputs, multiple, worker(c), workers(c))
-    for start in range(0, batch, panel.shape[0]):
-        count = min(panel.shape[0], batch - start)
+    room = panel.shape[0]
+    for number in range((batch + room - 1) // room):  # a range with a step of its own could raise
+        start = number * room
+        count = min(room, batch - start)
         first, last = share(count, 1, worker(c), workers(c))
         dz = block(panel, 0, 0, count, outputs)
         dy_rows, saved_rows = block(dy, start, 0, count, outputs), block(saved, start, 0, count, outputs)

@@ -20,7 +20,7 @@ from fusedmlp.backends.cpu.blas import Hold
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gangs
-from fusedmlp.backends.plan import Plan, Rates, choose_plan
+from fusedmlp.backends.plan import WORTHWHILE, Plan, Rates, choose_plan
 from fusedmlp.backends.scratch import aligned
 from fusedmlp.kernels.interpreter import INTERRUPTED
 from fusedmlp.kernels.program import Network
@@ -91,7 +91,7 @@ class CpuBackend(Backend):
             return 1
         rates = self.rates()
         serial = flops / rates.flops
-        return self.threads if serial / self.threads + rates.handover < 0.8 * serial else 1
+        return self.threads if serial / rates.scaling + rates.handover < WORTHWHILE * serial else 1
 
     def plan(self, network: Network, batch: int) -> Plan:
         return choose_plan(network, batch, self.threads, self.rates() if self.threads > 1 else None)
@@ -159,8 +159,8 @@ def compile_cached(function: Callable[..., Any], signature: Any, announce: str) 
     """`function` compiled for one signature, from Numba's cache on disk where it is there."""
     try:
         dispatcher = njit(cache=True, **words.OPTIONS)(function)
-    except RuntimeError as error:  # no folder can be written
-        _warn_once(str(error))
+    except RuntimeError:  # no folder can be written
+        _warn_once()
         dispatcher = njit(**words.OPTIONS)(function)
     from fusedmlp.backends.cpu.announce import announced
 
@@ -171,10 +171,10 @@ def compile_cached(function: Callable[..., Any], signature: Any, announce: str) 
 
 
 @cache
-def _warn_once(cause: str) -> None:
+def _warn_once() -> None:
     warnings.warn(
-        f"fusedmlp: compiled kernels are kept in memory only, so each process compiles them again ({cause}); "
-        "set NUMBA_CACHE_DIR to a folder that can be written",
+        "fusedmlp: no folder can be written for compiled kernels, so they stay in memory and every process compiles "
+        "them again; set NUMBA_CACHE_DIR to a folder that can be written",
         RuntimeWarning,
         stacklevel=2,
     )

@@ -61,19 +61,21 @@ def measured_rates(backend: "CpuBackend") -> Rates:
 
 
 def measure(backend: "CpuBackend") -> Rates:
-    """Products of 256 x 256 x 256 on one core; barriers of a chain of one-unit layers; a call of no step; a copy of
-    16 MiB, which passes through the last cache as one core's output does on its way to another."""
+    """Products of 256 x 256 x 256 on one thread, and on all by rows; barriers of a chain of one-unit layers; a call of
+    no step; a copy of 16 MiB, which passes through the last cache as one core's output does on its way to another."""
     width, layers = 256, 50
-    product = _runner(backend, Network((width, width), (identity,), False), Plan(1, ("out",)), width)
-    seconds = _best(product, STEPS) / STEPS
+    square = Network((width, width), (identity,), False)
+    alone = _best(_runner(backend, square, Plan(1, ("out",)), width), STEPS) / STEPS
     chain = Network((1,) * (layers + 1), (identity,) * layers, False)
     meet = _runner(backend, chain, Plan(backend.threads, ("out",) * layers), 1)
     handover = _best(meet, 0)
     barrier = max(1e-7, (_best(meet, STEPS) - handover) / (STEPS * layers))
+    together = _runner(backend, square, Plan(backend.threads, ("rows",)), width)
+    shared = max(1e-9, _best(together, STEPS) - handover) / STEPS
     source = np.ones(4 << 20, np.float32)
     target = np.empty_like(source)
     copy = min(_timed(lambda: np.copyto(target, source)) for _ in range(5))
-    return Rates(2.0 * width**3 / seconds, barrier, handover, source.nbytes / copy)
+    return Rates(2.0 * width**3 / alone, min(alone / shared, backend.threads), barrier, handover, source.nbytes / copy)
 
 
 def _runner(backend: "CpuBackend", network: Network, plan: Plan, batch: int) -> Any:

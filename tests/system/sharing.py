@@ -1,0 +1,233 @@
+"""What test_threads.py runs in processes of its own, where a thread or a child that is left waiting would stay:
+`python sharing.py scenario`. An assertion that fails is an exit status."""
+
+import multiprocessing
+import os
+import random
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+import fusedmlp as fm
+import runs
+
+KINDS = [("out", 2), ("in", 2), ("rows", 2), ("out", 1)]
+
+
+def training(seed, kind=("out", 2), rows=200, steps_of_a_call=None):
+    """The parameters after a training, and a prediction: a new model for each call."""
+    partition, workers = kind
+    given = runs.data(rows=rows, seed=seed)
+    made = runs.executor(fm.get_backend("cpu"), partition=partition, workers=workers, seed=seed)
+    if steps_of_a_call is not None:
+        made._steps_of_a_call = lambda key: steps_of_a_call
+    parameters = runs.trained(made, given, epochs=2)[1]
+    return parameters | {"prediction": made.predict(given.x)}
+
+
+def kernels(seed):
+    """One call of several kernels, those of products large enough to be shared out."""
+    rng, backend = np.random.default_rng(seed), fm.get_backend("cpu")
+    x, weight, dy = (rng.normal(size=size).astype(np.float32) for size in ((300, 200), (150, 200), (300, 150)))
+    y, backprop = backend.dense(x, weight, None, "gelu")
+    dx, dweight, _ = backprop(dy)
+    loss, gradient = backend.cross_entropy(y, rng.integers(0, 150, 300))
+    return {"y": y, "dx": dx, "dweight": dweight, "loss": loss, "gradient": gradient, "p": backend.softmax(dy)}
+
+
+def work(seed):
+    return training(seed) | kernels(seed)
+
+
+def expected(function, seeds):
+    return [function(seed) for seed in seeds]
+
+
+def check(found, right):
+    for one, other in zip(found, right, strict=True):
+        runs.assert_same(one, other)
+
+
+def share_out():
+    """Makes calls of single kernels use two workers, whatever the machine has and its rates say."""
+    backend = fm.get_backend("cpu")
+    backend.workers_for = lambda flops: 2
+    return backend
+
+
+def in_child(function):
+    """Runs a function in a forked child, which must end well within 20 s."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            assert status == 0, f"the child ended with status {status}"
+            return
+        time.sleep(0.01)
+    os.kill(child, 9)
+    raise AssertionError("the child hangs")
+
+
+def fork_after_use():
+    share_out()
+    right = expected(work, range(2))
+    for _ in range(3):
+        in_child(lambda: check(expected(work, range(2)), right))
+        check(expected(work, range(2)), right)  # and the parent goes on
+    in_child(lambda: in_child(lambda: check(expected(work, range(2)), right)))
+
+
+def fork_within_a_training():
+    """Another thread trains while this one forks: the child inherits its locks as they stood."""
+    share_out()
+    right, over = expected(work, range(2)), threading.Event()
+
+    def train():
+        while not over.is_set():
+            training(7)
+
+    trainer = threading.Thread(target=train)
+    trainer.start()
+    try:
+        for _ in range(10):
+            in_child(lambda: check(expected(work, range(2)), right))
+    finally:
+        over.set()
+        trainer.join()
+
+
+def multiprocessing_fork():
+    share_out()
+    right = expected(work, range(4))
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        check(pool.map_async(work, range(4)).get(30), right)
+
+
+def four_threads():
+    """Kernels and different models from four threads at once, a few times each."""
+    share_out()
+    right = expected(work, range(4))
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            check(pool.map(work, range(4)), right)
+
+
+def four_first_calls():
+    """Four threads whose first calls come at once: one compiles or loads, all are right."""
+    gate = threading.Barrier(4)
+
+    def first(seed):
+        gate.wait()
+        return work(seed)
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(first, range(4)))
+    check(found, expected(work, range(4)))
+
+
+def side_by_side():
+    """Two trainings at once, for every pair of ways to share out: each as if it were alone. Each step is a call, and
+    Python changes threads as often as it can, so that the hand-overs of two calls meet."""
+    alone = {kind: training(3, kind, 800) for kind in KINDS}
+    sys.setswitchinterval(1e-6)
+    with ThreadPoolExecutor(2) as pool:
+        for pair in [(one, other) for one in KINDS for other in KINDS]:
+            found = pool.map(lambda kind: training(3, kind, 800, steps_of_a_call=1), pair)
+            check(found, [alone[kind] for kind in pair])
+
+
+def one_call_at_a_time():
+    """A gang gives all its threads to one call, and to the next one only when that has ended. Every line of the
+    hand-over takes a while, drawn anew each time, so that those of three callers meet."""
+    from fusedmlp.backends import gang
+
+    crew, inside, mixed = gang.Gang(2), [], []
+
+    def slowly(frame, event, argument):
+        if frame.f_code.co_filename == gang.__file__:
+            time.sleep(0.001 * random.random())
+            return slowly
+        return None
+
+    def work(number, call, barrier):
+        inside.append(call)
+        barrier.wait(10)
+        time.sleep(0.001)
+        mixed.extend(other for other in inside if other != call)
+        barrier.wait(10)
+        inside.remove(call)
+
+    def calls(caller):
+        sys.settrace(slowly)
+        for i in range(40):
+            arguments = (caller, i), threading.Barrier(2)
+            crew.run(work, (0, 1), arguments, lambda: None, arguments[1].abort)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(calls, range(3)))
+    assert mixed == inside == []
+
+
+def joblib_workers():
+    from joblib import Parallel, delayed
+
+    import sharing
+
+    right = expected(work, range(4))
+    check(Parallel(n_jobs=2, timeout=100)(delayed(sharing.work)(seed) for seed in range(4)), right)
+
+
+def blas_threads():
+    """SciPy's BLAS has one thread while our calls run, and afterwards what it had, also where a call failed."""
+    from threadpoolctl import ThreadpoolController
+
+    import stops
+
+    backend = share_out()
+    work(0)
+    blas = ThreadpoolController().select(user_api="blas").lib_controllers
+    assert blas
+
+    def counts():
+        return [library.get_num_threads() for library in blas]
+
+    for library in blas:
+        library.set_num_threads(2)
+    assert set(counts()) == {2}, "this BLAS cannot be told its number of threads"
+    within = []
+    with stops.Recorded(backend, lambda context: within.append(counts())):
+        work(0)
+        training(0, ("out", 1))
+    assert within and all(set(found) == {1} for found in within), within
+    assert set(counts()) == {2}
+
+    def fail(context):
+        raise ZeroDivisionError
+
+    with stops.Recorded(backend, fail):
+        for call in (lambda: training(0), lambda: training(0, ("out", 1)), lambda: kernels(0)):
+            try:
+                call()
+            except ZeroDivisionError:
+                assert set(counts()) == {2}
+            else:
+                raise AssertionError("the planted failure was lost")
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert set(counts()) == {2}
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
+    print("done")

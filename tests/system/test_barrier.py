@@ -1,0 +1,57 @@
+"""Nobody is left at the barrier: whatever ends a run, all workers leave it after the same step, at once."""
+
+import numpy as np
+import pytest
+
+import fusedmlp as fm
+import processes
+import runs
+
+pytestmark = pytest.mark.timeout(150)
+
+
+def run(scenario, *arguments, timeout=60):
+    """A scenario of stops.py."""
+    script = processes.HERE / "stops.py"
+    output, _ = processes.finish(processes.start(script, scenario, *arguments), timeout)
+    assert output.endswith("done\n")
+
+
+def test_failure_of_a_worker_releases_the_others():
+    run("failure")
+
+
+def test_stop_is_met_by_all_workers_at_one_step():
+    run("request")
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_stop_asked_for_anywhere_in_a_step(workers):
+    run("requested_by_a_word", workers)
+
+
+@pytest.mark.parametrize("name", ["python", "cpu"])
+def test_nan_loss_keeps_the_parameters_before_it(name):
+    run("nan", name)
+
+
+@pytest.mark.parametrize("name, workers", [("python", 1), ("cpu", 1), ("cpu", 2)])
+def test_ctrl_c_within_an_epoch(name, workers):
+    run("ctrl_c", name, workers)
+
+
+def test_ctrl_c_at_every_point_of_the_hand_over():
+    run("ctrl_c_anywhere")
+
+
+@pytest.mark.parametrize("partition", ["out", "in", "rows"])
+def test_more_workers_than_cores(partition):
+    """4 and 7 workers, whatever the machine has: right answers, the same every time, and in good time."""
+    backend, given = fm.get_backend("cpu"), runs.data(rows=200)
+    expected_losses, expected = runs.trained(runs.executor(backend), given)
+    for workers in (4, 7):
+        results = [runs.trained(runs.executor(backend, partition=partition, workers=workers), given) for _ in range(2)]
+        runs.assert_same(results[0][1], results[1][1])
+        np.testing.assert_allclose(results[0][0], expected_losses, rtol=1e-4)
+        for name, parameter in expected.items():
+            np.testing.assert_allclose(results[0][1][name], parameter, rtol=1e-3, atol=1e-4)

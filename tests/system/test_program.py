@@ -1,0 +1,281 @@
+"""The program: its barriers suffice and each of them is needed, no row holds a count of the batch, and the buffer is
+laid out in blocks that are apart and aligned."""
+
+from itertools import pairwise, product
+
+import numpy as np
+import pytest
+
+import runs
+import turns
+from fusedmlp.backends.backend import LINE
+from fusedmlp.backends.errors import Stopped
+from fusedmlp.backends.executor import Data
+from fusedmlp.kernels import activations, losses, optimizers, program
+from fusedmlp.kernels.program import BARRIER, COLUMNS, MEET_OR_LEAVE, OP, Geometry
+
+PARTITIONS = [*product(("out", "in", "rows"), repeat=3)]
+# Layers that exchange, hidden rules of both scopes, fused and unfused pairs of output and loss.
+NETWORKS = [
+    ("tanh", "identity", "mse", False),
+    ("gelu", "softmax", "cross_entropy", True),
+    ("softmax", "sigmoid", "half_mse", False),
+    ("log_softmax", "softplus", "huber", False),
+]
+DEEP = (5, 18, 33, 20, 17, 4)
+
+
+def trained_in(schedule, network, given, partition, workers, loss):
+    made = runs.executor(turns.TurnsBackend(schedule), network, partition, workers)
+    return runs.trained(made, given, loss=loss, optimizer=optimizers.SGD(lr=0.05, momentum=0.9))
+
+
+def compiled_program(sizes, partitions, workers, *, loss="mse", hidden="tanh", batch=16, **options):
+    return program.program(
+        runs.network(sizes, hidden),
+        Geometry(16, workers),
+        batch=batch,
+        partitions=tuple(program.PARTITIONS[name] for name in partitions),
+        loss=loss and losses.get(loss),
+        **options,
+    )
+
+
+def barriers(made):
+    return [int(op) for op in made.table[made.table[:, BARRIER] > 0, OP]]
+
+
+@pytest.mark.parametrize("hidden, output, loss, labels", NETWORKS, ids=lambda given: str(given))
+@pytest.mark.parametrize("partition", PARTITIONS, ids="-".join)
+def test_schedule_changes_nothing(hidden, output, loss, labels, partition):
+    """Training, the last batch ragged, with 3 workers that take turns in every way."""
+    network = runs.network(hidden=hidden, output=output)
+    given = runs.data(rows=18, labels=labels, weights=True)
+    options = {"network": network, "given": given, "partition": partition, "workers": 3, "loss": loss}
+    expected_losses, expected = trained_in(turns.forwards, **options)
+    assert np.isfinite(expected_losses).all()
+    for schedule in turns.schedules():
+        found_losses, found = trained_in(schedule, **options)
+        np.testing.assert_array_equal(found_losses, expected_losses)
+        runs.assert_same(found, expected)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids="-".join)
+def test_workers_agree_with_one(partition):
+    """Sharing out changes an order of summation, and nothing else."""
+    network, given = runs.network(), runs.data(rows=18)
+    one = trained_in(turns.forwards, network, given, "out", 1, "mse")
+    three = trained_in(turns.forwards, network, given, partition, 3, "mse")
+    np.testing.assert_allclose(three[0], one[0], rtol=1e-5)
+    for name in one[1]:
+        np.testing.assert_allclose(three[1][name], one[1][name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("partition", ["out", "in", "rows", ("rows", "out", "in"), ("in", "rows", "rows")], ids=str)
+@pytest.mark.parametrize("rows", [5, 16, 37])
+def test_prediction_on_any_schedule(partition, rows):
+    """The batch after a full one is ragged: a worker's rows there are other workers' rows of the batch before."""
+    network, x = runs.network(), runs.data(rows=rows).x
+    found = []
+    for schedule in (turns.forwards, *turns.schedules()):
+        made = runs.executor(turns.TurnsBackend(schedule), network, partition, 3)
+        found.append(made._forward(x, 16, -(-rows // 16), made._given_plan))
+    assert np.isfinite(found[0]).all()
+    for other in found[1:]:
+        np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("partition", ["out", "in", "rows"])
+def test_gradients_and_step_on_any_schedule(partition):
+    network, given, found = runs.network(), runs.data(rows=11), []
+    for schedule in (turns.forwards, *turns.schedules()):
+        made = runs.executor(turns.TurnsBackend(schedule), network, partition, 3)
+        loss, gradients = made.gradients(given, losses.mse, 1 / 11)
+        made.apply(gradients, optimizers.Adam())
+        found.append((loss, gradients, made.read()))
+    for loss, gradients, parameters in found[1:]:
+        assert loss == found[0][0]
+        runs.assert_same(gradients, found[0][1])
+        runs.assert_same(parameters, found[0][2])
+
+
+KERNELS = {
+    "dense_forward": lambda a, backend: backend.dense_forward(a["x"], a["weight"], a["bias"], a["rule"]),
+    "dense_backward": lambda a, backend: backend.dense(a["x"], a["weight"], a["bias"], a["rule"])[1](a["dy"]),
+    "activate": lambda a, backend: backend.activate(a["dy"], a["rule"]),
+    "cross_entropy": lambda a, backend: backend.cross_entropy(a["dy"], a["labels"]),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("rule", ["gelu", "softmax"])
+def test_single_kernels_on_any_schedule(name, rule):
+    rng = np.random.default_rng(3)
+    batch, inputs, outputs = 70, 21, 50  # several panels of dense_backward
+    arguments = {
+        "x": rng.normal(size=(batch, inputs)),
+        "weight": rng.normal(size=(outputs, inputs)),
+        "bias": rng.normal(size=outputs),
+        "dy": rng.normal(size=(batch, outputs)),
+        "labels": rng.integers(0, outputs, batch),
+        "rule": rule,
+    }
+    found = []
+    for schedule in (turns.forwards, *turns.schedules()):
+        backend = turns.TurnsBackend(schedule)
+        backend.workers, backend.panel = 3, 16 * outputs * 8
+        results = KERNELS[name](arguments, backend)
+        found.append(results if isinstance(results, tuple) else (results,))
+    for others in found[1:]:
+        for one, other in zip(found[0], others, strict=True):
+            np.testing.assert_array_equal(other, one)
+
+
+@pytest.mark.parametrize("partition", [("out", "in", "out"), ("rows", "out", "in"), ("in", "in", "rows")], ids="-".join)
+def test_every_barrier_is_needed(partition, monkeypatch):
+    """Take away any one barrier, and some schedule gives another result: the tests above would find it missing,
+    and none is there for nothing."""
+    network, given = runs.network(), runs.data(rows=18)
+    options = {"network": network, "given": given, "partition": partition, "workers": 3, "loss": "mse"}
+    expected_losses, expected = trained_in(turns.forwards, **options)
+    rows = np.flatnonzero(
+        compiled_program(runs.SIZES, partition, 3, batch=8, update=optimizers.MOMENTUM_UPDATE, slots=1).table[
+            :, BARRIER
+        ]
+    )
+    whole = program._Writer.table
+
+    def differs(schedule):
+        try:
+            found_losses, found = trained_in(schedule, **options)
+        except (Stopped, AssertionError):  # NaN, or workers that no longer meet
+            return True
+        return not (np.array_equal(found_losses, expected_losses) and runs.same(found, expected))
+
+    for row in rows:
+
+        def without(writer, row=row):
+            table = whole(writer)
+            if len(table) > row and program.LOSS in table[:, OP]:
+                table[row, BARRIER] = 0
+            return table
+
+        monkeypatch.setattr(program._Writer, "table", without)
+        assert any(differs(schedule) for schedule in (*turns.schedules(), turns.forwards)), (
+            f"the barrier before instruction {row} of {partition} guards nothing that a test can see"
+        )
+
+
+def test_pairs_meet_once_a_layer():
+    """An "out" layer hands its columns to the same worker's "in" layer: no barrier between them, forwards or
+    backwards, nor before any update of a weight."""
+    made = compiled_program((8, 16, 16, 16, 4), ("out", "in", "out", "in"), 2, update=optimizers.SGD_UPDATE)
+    p = program
+    assert barriers(made) == [
+        *(p.GATHER, p.FORWARD, p.JOIN, p.FORWARD, p.JOIN),  # forwards: the batch, then once before and after a pair
+        *(p.BACKWARD, p.JOIN_BACKWARD, p.BACKWARD),
+    ]
+
+
+def test_one_worker_exchanges_nothing():
+    for partition in PARTITIONS:
+        made = compiled_program(runs.SIZES, partition, 1, update=optimizers.SGD_UPDATE)
+        assert not {program.JOIN, program.JOIN_BACKWARD} & set(made.table[:, OP].tolist())
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_loss_is_met_before_any_parameter_moves(workers):
+    """Whatever the plan, the workers may leave between the loss and the first write to a parameter, and there alone."""
+    for partition in PARTITIONS:
+        table = compiled_program(runs.SIZES, partition, workers, update=optimizers.SGD_UPDATE).table
+        leaves = np.flatnonzero(table[:, BARRIER] == MEET_OR_LEAVE)
+        ops = table[:, OP].tolist()
+        assert leaves.tolist() == [ops.index(program.LOSS) + 1]
+        assert program.UPDATE not in ops[: leaves[0]]
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids="-".join)
+def test_no_row_depends_on_the_batch(partition):
+    """Programs for 16 and for 32 rows differ in where blocks lie and in nothing else, so neither has a count of rows;
+    each runs the ragged last batch."""
+    places = [
+        *(program.X_AT, program.W_AT, program.B_AT, program.Y_AT, program.S_AT, program.P_AT, program.STRIDE),
+    ]
+    others = [column for column in range(COLUMNS) if column not in places]
+    for options in ({"update": optimizers.ADAM_UPDATE, "slots": 2}, {"loss": None}, {}):
+        one, two = (compiled_program(runs.SIZES, partition, 2, batch=batch, **options).table for batch in (16, 32))
+        # The block of sample weights is one row as long as the batch: only its offset is ever read.
+        one[one[:, OP] == program.GATHER, program.W_LENGTH] = two[two[:, OP] == program.GATHER, program.W_LENGTH] = 0
+        one[one[:, OP] == program.LOSS, program.W_LENGTH] = two[two[:, OP] == program.LOSS, program.W_LENGTH] = 0
+        one[one[:, OP] == program.LOSS, program.S_LENGTH] = two[two[:, OP] == program.LOSS, program.S_LENGTH] = 0
+        np.testing.assert_array_equal(one[:, others], two[:, others])
+
+
+def test_ragged_batch_runs_the_same_program(backend):
+    """3 rows behind two batches of 8: what a program made for 3 rows gives, from the same parameters."""
+    network, given = runs.network(), runs.data(rows=19)
+    optimizer = optimizers.SGD(lr=0.05)
+    whole = runs.executor(backend, network)
+    whole_losses, whole_parameters = runs.trained(whole, given, optimizer=optimizer)
+    parts = runs.executor(backend, network)
+    runs.trained(parts, given, optimizer=optimizer, steps=2)
+    rest = Data(given.x[16:], given.truth[16:])
+    rest_losses, rest_parameters = runs.trained(parts, rest, optimizer=optimizer)
+    assert whole_losses[2:] == rest_losses
+    runs.assert_same(whole_parameters, rest_parameters)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_blocks_are_aligned_and_apart(dtype, workers):
+    alignment = LINE // np.dtype(dtype).itemsize
+    for partition in PARTITIONS:
+        made = program.program(
+            runs.network(DEEP[:4], "gelu"),
+            Geometry(alignment, workers),
+            batch=11,
+            partitions=tuple(program.PARTITIONS[name] for name in partition),
+            loss=losses.mse,
+            update=optimizers.ADAM_UPDATE,
+            slots=2,
+        )
+        blocks = sorted(made.layout.blocks.values(), key=lambda block: block.at)
+        for block in blocks:
+            assert block.at % alignment == block.length % alignment == 0, block
+            assert block.columns <= block.length, block
+        for one, other in pairwise(blocks):
+            assert one.at + one.extent <= other.at, (one, other)
+        assert blocks[-1].at + blocks[-1].extent <= made.layout.length
+        # Parameters in front, then their slots, then everything else.
+        stride = made.carried // 3
+        assert all(block.at + block.extent <= stride for block in made.parameters.values())
+        assert all(
+            block.at >= made.carried for name, block in made.layout.blocks.items() if name not in made.parameters
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_buffer_is_aligned(backend, dtype):
+    for seed in range(5):
+        made = runs.executor(backend, dtype=dtype, seed=seed)
+        assert made._buffer.ctypes.data % LINE == 0
+        runs.trained(made, runs.data(dtype=dtype), steps=1)
+        assert made._buffer.ctypes.data % LINE == 0
+
+
+def test_architectures_share_a_layout_of_parameters():
+    """Another batch, loss or optimizer finds the parameters where they were."""
+    programs = [
+        compiled_program(runs.SIZES, ("out", "in", "rows"), workers, loss=loss, batch=batch, **options)
+        for workers in (1, 2)
+        for batch in (1, 64)
+        for loss, options in (("mse", {}), ("mse", {"update": optimizers.ADAM_UPDATE, "slots": 2}), (None, {}))
+    ]
+    assert all(made.parameters == programs[0].parameters for made in programs)
+
+
+def test_rules_are_numbered_by_their_place():
+    table = compiled_program(runs.SIZES, ("out",) * 3, 1, hidden="gelu", update=optimizers.ADAM_UPDATE, slots=2).table
+    names = [rule.name for rule in activations.REGISTRY.values()]
+    hidden = table[table[:, OP] == program.FORWARD, program.KIND]
+    assert [names[number] for number in hidden] == ["gelu", "gelu", "identity"]
