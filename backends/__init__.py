@@ -10,6 +10,7 @@ if __name__ != "fusedmlp.backends":  # run inside the checkout, which would load
 import functools
 import inspect
 import os
+import threading
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -64,15 +65,31 @@ def unavailable(name: str) -> str | None:
     return None
 
 
-@functools.cache
+_made: dict[str, Backend] = {}
+_making = threading.RLock()
+
+
+def _renew_lock() -> None:
+    global _making
+    _making = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)  # the thread that held it may be gone
+
+
 def _make(name: str) -> Backend:
-    if name == "python":
-        from fusedmlp.backends.python.backend import PythonBackend
+    """The one backend of that name in this process, whichever thread asks first."""
+    with _making:
+        if name not in _made:
+            if name == "python":
+                from fusedmlp.backends.python.backend import PythonBackend
 
-        return PythonBackend()
-    from fusedmlp.backends.cpu.backend import CpuBackend
+                _made[name] = PythonBackend()
+            else:
+                from fusedmlp.backends.cpu.backend import CpuBackend
 
-    return CpuBackend()
+                _made[name] = CpuBackend()
+        return _made[name]
 
 
 def get_backend(name: str = "auto") -> Backend:
@@ -117,13 +134,13 @@ def set_num_threads(n: int) -> None:
 
 
 def warmup(dtype: str = "float32") -> None:
-    """Compiles what training and inference on the CPU need for a dtype, or loads it from disk, so that the first call
-    of a model does not wait."""
+    """Compiles what training, validation and inference on the CPU need for a dtype, or loads it from disk, and measures
+    the machine where that was not done yet, so that the first call of a model does not wait."""
     import numpy as np
 
     if dtype not in ("float32", "float64"):
         raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
-    _make("cpu").entry("run", np.dtype(dtype))  # type: ignore[attr-defined]
+    _make("cpu").warm_up(np.dtype(dtype))  # type: ignore[attr-defined]
 
 
 P = ParamSpec("P")

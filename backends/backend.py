@@ -15,7 +15,7 @@ from fusedmlp.backends.scratch import Scratch
 from fusedmlp.kernels import activations, losses, program
 from fusedmlp.kernels.activations import PARAMETERS, Activation
 from fusedmlp.kernels.losses import REDUCTIONS, Loss, reduction_factor
-from fusedmlp.kernels.optimizers import SLOTS, Hyperparameters
+from fusedmlp.kernels.optimizers import SLOTS, Hyperparameters, Update
 from fusedmlp.kernels.rules import kind
 
 Array = Any  # NumPy's, or of another library that speaks DLPack
@@ -26,12 +26,12 @@ LINE = 64  # bytes in a line of cache, to which rows are padded and shares are c
 
 
 class State:
-    """What an optimizer keeps of one parameter: the number of steps taken, and its slots, zero at first."""
+    """What an optimizer keeps of one parameter: the number of steps taken, and its rule's slots, zero at first."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, slots: int) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, rule: Update) -> None:
         self.steps = 0
-        self.slots = tuple(np.zeros(shape, dtype) for _ in range(slots))
-        self.shape, self.dtype = shape, dtype
+        self.slots = tuple(np.zeros(shape, dtype) for _ in range(rule.slots))
+        self.shape, self.dtype, self.rule = shape, dtype, rule
 
 
 class Backend:
@@ -45,6 +45,7 @@ class Backend:
     name = ""
     device = ""
     panel = 1 << 20
+    threads = 1  # the most workers of a call
 
     def __init__(self) -> None:
         self._scratch = Scratch()
@@ -157,8 +158,9 @@ class Backend:
         """
         _check_precision(precision)
         rule = activations.get(activation)
-        given, dy = dy, arrays.floats("dy", dy)
-        x, saved = arrays.floats("x", x, dy.dtype, "dy"), arrays.floats("saved", saved, dy.dtype, "dy")
+        x = arrays.floats("x", x)
+        given, dy = dy, arrays.floats("dy", dy, x.dtype, "x")
+        saved = arrays.floats("saved", saved, x.dtype, "x")
         x_rows = arrays.rows("x", x, "(B, I)")
         weight, _ = _layer(x_rows, x.shape, weight, None)
         shape = (len(x_rows), len(weight))
@@ -365,16 +367,23 @@ class Backend:
         parameter  of any shape, float32 or float64, contiguous and writable
         gradient   of the same shape and dtype
         state      what optimizer.init(parameter) gave
+
+        TypeError for a wrong type or dtype; ValueError for a wrong shape, a parameter that is read-only or not
+        contiguous, or the state of another parameter or rule; nothing is written before.
         """
         view = arrays.view("parameter", parameter)
         w = arrays.writable("parameter", parameter, _float_dtype("parameter", view), "it")
         g = arrays.floats("gradient", gradient, w.dtype, "parameter")
         arrays.shaped("gradient", g, w.shape, "that of parameter")
+        rule = optimizer.update_rule()
+        if not isinstance(state, State):
+            raise TypeError(f"state: expected what {type(optimizer).__name__}.init gave, got {type(state).__name__}")
+        if state.rule is not rule:
+            raise ValueError(f"state: expected one made for the update rule {rule.name}, got one for {state.rule.name}")
         if state.shape != w.shape or state.dtype != w.dtype:
             raise ValueError(
                 f"state: expected one made by init for {w.dtype} {w.shape}, got one for {state.dtype} {state.shape}"
             )
-        rule = optimizer.update_rule()
         flat = [array.reshape(1, -1) for array in (g, w, *state.slots)]
         flat += [flat[1]] * (2 + SLOTS - len(flat))
         scalars = optimizer.table(state.steps + 1, 1)[0]

@@ -43,7 +43,7 @@ class Binder:
 
     words    word -> what it means here; every word of the vocabulary
     compile  compile(function, thin) makes a rebuilt function callable; a thin one becomes part of its caller
-    folder   the backend's own sources, which go into the digest with those of kernels/ and this file
+    folder   the backend's own sources, which go into the digest with those of kernels/ and of this folder
     """
 
     def __init__(
@@ -58,7 +58,8 @@ class Binder:
         self._words = words
         self._compile = compile
         kernels = Path(fusedmlp.kernels.__file__).parent
-        self.digest = source_digest((Path(__file__), *sources_in(kernels), *sources_in(folder)))
+        shared = sorted(Path(__file__).parent.glob("*.py"))  # this file, and what all backends compile in
+        self.digest = source_digest((*shared, *sources_in(kernels), *sources_in(folder)))
         self._bound: dict[Any, Any] = {}
 
     def bind(self, function: Callable[..., Any], thin: bool = False) -> Any:

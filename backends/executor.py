@@ -5,6 +5,7 @@ progress, callbacks and Ctrl-C live. How a call is run is the backend's.
 """
 
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,7 @@ from fusedmlp.backends.errors import Stopped
 from fusedmlp.backends.plan import Plan, serial_plan
 from fusedmlp.backends.scratch import aligned
 from fusedmlp.kernels.losses import Loss
-from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters
+from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
 from fusedmlp.kernels.program import Block, Geometry, Network, Program, program
 
 CALL_SECONDS = 0.2  # about how long one call runs
@@ -37,9 +38,11 @@ class Data:
 
 @dataclass
 class _OptimizerState:
-    """One optimizer's steps taken for this network, and its slots while another optimizer's lie in the buffer."""
+    """One optimizer's steps taken for this network, and its slots while another optimizer's lie in the buffer. It ends
+    with the optimizer, which it does not keep alive."""
 
-    optimizer: Hyperparameters
+    optimizer: "weakref.ref[Hyperparameters]"
+    rule: Update
     steps: int = 0
     slots: np.ndarray | None = None
 
@@ -56,7 +59,7 @@ class Executor:
             raise ValueError(f"plan: expected a partition for each of {network.layers} layers, got {plan.partitions}")
         self.backend, self.network, self.dtype = backend, network, dtype
         self._given_plan = plan
-        self._plans: dict[int, Plan] = {}
+        self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
         self._programs: dict[Any, Program] = {}
         self._current: _OptimizerState | None = None  # whose slots lie in the buffer
         self._states: list[_OptimizerState] = []
@@ -122,7 +125,7 @@ class Executor:
         run = self._enter(self._program(serial_plan(self.network), 1, None, optimizer))
         for name, value in gradients.items():
             self._matrix(run.gradients[name])[...] = value
-        scalars = self._scalars(state, np.zeros(1))
+        scalars = self._scalars(optimizer, state.steps, np.zeros(1))
         nothing = Data(np.empty((1, self.network.sizes[0]), self.dtype))
         order = np.zeros(1, np.int64)
         arguments = self._arguments(run, nothing, order, scalars, np.zeros(1), self._no_result(), 0, 1, False)
@@ -154,7 +157,7 @@ class Executor:
         while step < steps:
             run = self._enter(self._program(plan, batch, loss, optimizer))
             last = min(steps, step + self._steps_of_a_call(key))
-            scalars, losses = self._scalars(state, factors[step:last]), np.zeros(last - step)
+            scalars, losses = self._scalars(optimizer, state.steps, factors[step:last]), np.zeros(last - step)
             arguments = self._arguments(run, data, order, scalars, losses, self._no_result(), step, last, True)
             start = time.perf_counter()
             done, reached = self.backend.launch_interruptible("run", self.dtype, plan.workers, *arguments)
@@ -171,14 +174,23 @@ class Executor:
     def describe(self) -> str:
         """The backend, and the plan of each batch size that was used."""
         lines = [self.backend.describe()]
-        lines += [f"batches of {batch}: {plan}" for batch, plan in sorted(self._plans.items())]
+        if self._given_plan is not None:
+            lines.append(f"plan as given: {self._given_plan}")
+        lines += [f"batches of {rows}: {plan}" for (_, rows), plan in sorted(self._plans.items())]
         return "\n".join(lines)
 
     def plan(self, batch: int) -> Plan:
-        """How training steps of `batch` rows are shared out: as given, or chosen once for the shape."""
-        if batch not in self._plans:
-            self._plans[batch] = self._given_plan or self.backend.plan(self.network, batch)
-        return self._plans[batch]
+        """How training steps of `batch` rows are shared out: as given, or chosen once for the shape. A batch smaller
+        than one that has its plan takes that one: so the short last batch of an epoch does, in `train` and in a loop
+        written by hand alike, and both give the same bits."""
+        if self._given_plan is not None:
+            return self._given_plan
+        threads = self.backend.threads
+        planned = sorted(rows for limit, rows in self._plans if limit == threads and rows >= batch)
+        if not planned:
+            self._plans[threads, batch] = self.backend.plan(self.network, batch)
+            return self._plans[threads, batch]
+        return self._plans[threads, planned[0]]
 
     # Within.
 
@@ -190,10 +202,10 @@ class Executor:
         seconds = self._seconds_per_step.get(key)
         return 1 if seconds is None else max(1, int(CALL_SECONDS / max(seconds, 1e-7)))
 
-    def _scalars(self, state: "_OptimizerState", factors: np.ndarray) -> np.ndarray:
+    def _scalars(self, optimizer: Hyperparameters, steps_taken: int, factors: np.ndarray) -> np.ndarray:
         """The table of a call: each step's scalars, worked out in float64 and rounded once."""
         table = np.empty((len(factors), SCALARS + 1))
-        table[:, :SCALARS] = state.optimizer.table(state.steps + 1, len(factors))
+        table[:, :SCALARS] = optimizer.table(steps_taken + 1, len(factors))
         table[:, SCALARS] = factors
         return table.astype(self.dtype)
 
@@ -201,7 +213,7 @@ class Executor:
         self, plan: Plan, batch: int, loss: Loss | None = None, optimizer: Hyperparameters | None = None
     ) -> Program:
         update = None if optimizer is None else optimizer.update_rule()
-        slots = 0 if self._current is None else self._current.optimizer.update_rule().slots
+        slots = 0 if self._current is None else self._current.rule.slots
         key = (plan, batch, loss, update, slots)
         if key not in self._programs:
             if len(self._programs) >= PROGRAMS:
@@ -232,24 +244,26 @@ class Executor:
             self._buffer = larger
 
     def _carried(self) -> int:
-        slots = 0 if self._current is None else self._current.optimizer.update_rule().slots
+        slots = 0 if self._current is None else self._current.rule.slots
         return self._front * (1 + slots)
 
     def _state(self, optimizer: Hyperparameters) -> _OptimizerState:
         """The optimizer's state for this network, its slots now in the buffer. Optimizers are told apart by identity:
         each object has a state of its own."""
-        state = next((known for known in self._states if known.optimizer is optimizer), None)
+        self._states = [known for known in self._states if known.optimizer() is not None]
+        state = next((known for known in self._states if known.optimizer() is optimizer), None)
         if state is None:
-            state = _OptimizerState(optimizer)
+            state = _OptimizerState(weakref.ref(optimizer), optimizer.update_rule())
             self._states.append(state)
         if state is not self._current:
-            if self._current is not None:
+            if self._current is not None and self._current.optimizer() is not None:
                 self._current.slots = self._buffer[self._front : self._carried()].copy()
-            length = self._front * (1 + optimizer.update_rule().slots)
+            self._current = None  # should an exception come now, no slots are taken for another's
+            length = self._front * (1 + state.rule.slots)
             self._grow(length)
             self._buffer[self._front : length] = 0 if state.slots is None else state.slots
-            state.slots = None
             self._current = state
+            state.slots = None
         return state
 
     def _arguments(

@@ -14,7 +14,7 @@ class _Steps(rules.Hyperparameters):
         """The state of one parameter, float32 or float64, before its first step."""
         view = arrays.view("parameter", parameter)
         arrays.floats("parameter", view)
-        return State(view.shape, view.dtype, self.update_rule().slots)
+        return State(view.shape, view.dtype, self.update_rule())
 
     def update_inplace(self, parameter: Any, gradient: Any, state: State) -> None:
         """One step, on the backend where the arrays lie. Writes `parameter`, of any shape, contiguous and writable,

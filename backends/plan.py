@@ -16,7 +16,7 @@ WORTHWHILE = 0.8  # the share of one worker's time that several must stay below
 
 @dataclass(frozen=True)
 class Plan:
-    """workers: how many run a step. partitions: "out", "in" or "rows" for each layer (DESIGN: weights stay home)."""
+    """workers: how many run a step. partitions: "out", "in" or "rows" for each layer (docs/design.md)."""
 
     workers: int
     partitions: tuple[str, ...]

@@ -21,14 +21,14 @@ __all__ = [
     "MLP", "History", "NonFiniteLoss", "batches",
     "SGD", "Adam", "AdamW", "RMSprop",
     "dense", "dense_forward", "dense_backward",
-    "activations", "activate", "activation_backward", "softmax", "log_softmax",
+    "activations", "losses", "activate", "activation_backward", "softmax", "log_softmax",
     "mse", "half_mse", "mae", "huber", "cross_entropy", "binary_cross_entropy_with_logits",
     "BackendUnavailable", "available_backends", "get_backend", "set_num_threads", "warmup",
     "__version__",
 ]
 
 _NAMES = {
-    "fusedmlp.kernels": ("activations",),
+    "fusedmlp.kernels": ("activations", "losses"),
     "fusedmlp.backends": (
         "BackendUnavailable", "available_backends", "get_backend", "set_num_threads", "warmup",
         "dense", "dense_forward", "dense_backward",
@@ -68,7 +68,7 @@ if TYPE_CHECKING:
         softmax,
         warmup,
     )
-    from fusedmlp.kernels import activations
+    from fusedmlp.kernels import activations, losses
     from fusedmlp.model import MLP, History, NonFiniteLoss, batches
 else:
 

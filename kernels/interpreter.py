@@ -128,6 +128,8 @@ def run(
                         return s - first_step
                     if worker(c) == 0 and lane(c) == 0:
                         losses[s - first_step] = total_loss(loss_column(row(table, number - 1), buffer, rows), rows)
+            else:
+                sync_lanes(c)  # a worker's own lanes meet between any two instructions
             op = i[OP]
             if op == FORWARD:
                 forward(c, i, buffer, rows)

@@ -91,9 +91,9 @@ def run(backend: str = "auto") -> float:
     median = statistics.median([reached, *(accuracy(other, digits) for other in others)])
 
     print(f"held-out accuracy  {reached:.4f}; median of {len(SEEDS)} seeds {median:.4f}")
-    print(f"time per step      {1e6 * step:.1f} µs")
-    print(model.describe().splitlines()[-1])
-    print(f"chosen because     {why(backend)}")
+    print(f"time per step      {1e6 * step:.1f} µs (median of the epochs)")
+    print(f"threads            {model.describe().splitlines()[-1]}")
+    print(f"backend            {model.backend}, {why(backend)}")
     try:
         torch_accuracy, torch_step = pytorch(digits, start)
     except ImportError:
@@ -101,7 +101,7 @@ def run(backend: str = "auto") -> float:
     else:
         print(
             f"PyTorch            {torch_accuracy:.4f}, {1e6 * torch_step:.1f} µs a step from the same weights in the "
-            f"same batch order: {torch_step / step:.1f} times ours"
+            f"same batch order; ours is {torch_step / step:.1f} times as fast"
         )
     return reached
 

@@ -73,6 +73,12 @@ class MLP:
         # Reentrant, so that a callback of fit may use the model.
         self._lock = threading.RLock()
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "a model is not copied or pickled yet: keep model.state_dict() (numpy.savez takes it), and give it to "
+            "load_state_dict of a model made with the same arguments"
+        )
+
     # Using it.
 
     def __call__(self, x: Any, batch_size: int | None = None) -> np.ndarray:
@@ -159,9 +165,10 @@ class MLP:
         seed             of the batch order, epochs counted from 0; None: the model's seed, epochs counted on from the
                          last `fit`, so that the model's one seed fixes everything
 
-        Ctrl-C ends the training: the history so far is returned, with `interrupted` set, and the model holds the
-        weights of the last finished step. A loss that is not finite raises NonFiniteLoss, and the model holds the
-        weights before that step. Bad arguments raise TypeError or ValueError before anything is written.
+        Ctrl-C ends the training: the history so far is returned, with `interrupted` set and a word on the error
+        stream, and the model holds the weights of the last finished step. Before the first step it goes through. A
+        loss that is not finite raises NonFiniteLoss, and the model holds the weights before that step. Bad arguments
+        raise TypeError or ValueError before anything is written.
         """
         rule = losses.get(loss)
         chosen = self._optimizer(optimizer)

@@ -1,5 +1,6 @@
 """The loop of `fit`: epochs of compiled steps, and between them validation, progress and callbacks."""
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -68,9 +69,14 @@ def train(
             if after_epoch(history):
                 break
     except KeyboardInterrupt:
+        if history.steps == 0:
+            raise  # nothing was learnt: whoever called would go on with an untrained model
         history.interrupted = True
     finally:
         progress.close()
+    if history.interrupted:
+        kept = "the weights so far are kept, and history.interrupted is set"
+        print(f"fusedmlp: interrupted after {history.epochs} of {task.epochs} epochs; {kept}", file=sys.stderr)
 
 
 def _train_epoch(executor: Executor, task: Task, epoch: int, history: History, progress: Progress) -> float:

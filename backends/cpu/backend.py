@@ -40,6 +40,7 @@ class CpuBackend(Backend):
         self._binder = Binder(words.WORDS, _compile_inner, Path(__file__).parent)
         self._entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
         self._compiling = threading.RLock()
+        self._rates: dict[int, Rates] = {}
         self._hold = Hold()
         self._threads = _threads_from_environment() or default_threads()
         self._gangs = Gangs()
@@ -50,7 +51,7 @@ class CpuBackend(Backend):
         self._compiling = threading.RLock()
         self._hold = Hold()
 
-    @property
+    @property  # type: ignore[override]
     def threads(self) -> int:
         """The most workers of a call."""
         return self._threads if machine.CAN_YIELD else 1
@@ -81,10 +82,20 @@ class CpuBackend(Backend):
             return f"in memory only ({error})"
         return str(dispatcher.stats.cache_path)
 
-    @cache  # noqa: B019  a backend lives as long as the process
+    def warm_up(self, dtype: np.dtype) -> None:
+        """Everything that a model of that dtype would otherwise wait for."""
+        for name in ("run", "loss"):
+            self.entry(name, dtype)
+        if self.threads > 1:
+            self.rates()
+
     def rates(self) -> Rates:
-        """What this machine does, measured once and kept on disk."""
-        return kept_rates(self) or measured_rates(self)
+        """What this machine does with this number of threads, measured once and kept on disk."""
+        threads = self.threads
+        with self._compiling:
+            if threads not in self._rates:
+                self._rates[threads] = kept_rates(self) or measured_rates(self)
+            return self._rates[threads]
 
     def workers_for(self, flops: float) -> int:
         if self.threads == 1 or flops < 1e5:
