@@ -13,7 +13,8 @@ demo: .venv/with-sklearn
 	$(BIN)/fusedmlp demo
 
 test: .venv/with-test
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m 'not alone'
+	$(BIN)/pytest -m alone
 
 # mypy reads a fresh copy, laid out as an install lays it out: type checkers do not follow an editable install.
 # All of build/ goes first, for setuptools would put a module that has since been deleted back from build/lib.

@@ -8,39 +8,34 @@ import numpy as np
 
 class Scratch:
     """Arrays by name and dtype, each thread its own, grown to the largest that was asked for. Those of a thread that
-    ended are freed."""
+    ended are freed. There is no lock that a forked child could inherit taken."""
 
     def __init__(self) -> None:
         self._local = threading.local()
-        self._lock = threading.Lock()
-        self.nbytes = 0
+        self._everywhere: weakref.WeakSet[_Held] = weakref.WeakSet()
 
     def __call__(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
         """A one-dimensional array of `length` elements, aligned to 64 bytes, not cleared."""
-        held = getattr(self._local, "arrays", None)
+        held = getattr(self._local, "held", None)
         if held is None:
-            held = self._local.arrays = _Held()
-            weakref.finalize(held, self._count, held.sizes, -1)
-        key = (name, dtype)
-        array = held.get(key)
+            held = self._local.held = _Held()
+            self._everywhere.add(held)
+        array = held.arrays.get((name, dtype))
         if array is None or len(array) < length:
-            with self._lock:
-                self.nbytes += length * dtype.itemsize - held.sizes.get(key, 0)
-                held.sizes[key] = length * dtype.itemsize
-            array = held[key] = aligned(length, dtype)
+            array = held.arrays[name, dtype] = aligned(length, dtype)
         return array[:length]
 
-    def _count(self, sizes: dict, sign: int) -> None:
-        with self._lock:
-            self.nbytes += sign * sum(sizes.values())
+    @property
+    def nbytes(self) -> int:
+        """Bytes held by all threads together."""
+        return sum(array.nbytes for held in list(self._everywhere) for array in list(held.arrays.values()))
 
 
-class _Held(dict):
-    """One thread's arrays, and how many bytes each takes: what is left to count when the thread is gone."""
+class _Held:
+    """One thread's arrays."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.sizes: dict = {}
+        self.arrays: dict[tuple[str, np.dtype], np.ndarray] = {}
 
 
 def aligned(length: int, dtype: np.dtype, alignment: int = 64) -> np.ndarray:

@@ -7,7 +7,7 @@ import fusedmlp as fm
 import processes
 import runs
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(150)]
 
 
 def run(scenario, *arguments, timeout=60):

@@ -242,7 +242,7 @@ def test_set_num_threads(threads):
     for number in (3, 1, 2):
         fm.set_num_threads(number)
         assert threads.threads == number
-        assert threads.workers_for(1e12) == number
+        assert threads.workers_for(1e12) in (1, number)  # whether they pay, the measured scaling says
         assert threads.plan(network, 512).workers in (1, number)
         assert f"up to {number} thread" in threads.describe()
 

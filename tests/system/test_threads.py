@@ -11,7 +11,7 @@ import processes
 import runs
 from fusedmlp.backends.plan import Plan
 
-pytestmark = pytest.mark.timeout(150)
+pytestmark = [pytest.mark.alone, pytest.mark.timeout(150)]
 
 SCENARIOS = [
     "fork_after_use",
