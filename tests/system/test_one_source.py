@@ -67,7 +67,11 @@ MUTATIONS = {
 }
 
 
-def run(root, tests):
+# The rows that run on the CUDA simulator, where a row takes about a second.
+SIMULATED = {"sigmoid": ("test_dense_forward",), "cross_entropy": ("test_loss",), "adam": ("test_optimizer",)}
+
+
+def run(root, tests, **environment):
     """{backend: {row: how it failed, or ""}} of a run of the conformance suite below `root`."""
     report = root / "report.json"
     finished = processes.start(
@@ -78,6 +82,7 @@ def run(root, tests):
         SELECTED=json.dumps({"tests": tests, "report": str(report)}),
         FUSEDMLP_TEST_BACKENDS=",".join(tests),
         FUSEDMLP_REQUIRE_BACKENDS=1,
+        **environment,
     )
     output, errors = finished.communicate(timeout=500)
     assert finished.returncode in (0, 1), f"{output}\n{errors}"
@@ -94,7 +99,23 @@ def test_changed_constant_fails_the_rows_that_use_it(tmp_path, mutation):
     file, old, new, users, compiled = MUTATIONS[mutation]
     root = processes.scratch_copy(tmp_path)
     processes.rewrite(root / "kernels" / file, old, new)
-    found = run(root, {backend: compiled if backend == "cpu" else (*ALONE, *DENSE) for backend in BACKENDS})
+    tests = {backend: compiled if backend == "cpu" else (*ALONE, *DENSE) for backend in BACKENDS}
+    check(run(root, tests), users)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("mutation", SIMULATED)
+def test_changed_constant_fails_its_rows_on_the_cuda_simulator(tmp_path, mutation):
+    """In a run of its own: the simulator must be chosen before Numba is imported."""
+    file, old, new, users, _ = MUTATIONS[mutation]
+    root = processes.scratch_copy(tmp_path)
+    processes.rewrite(root / "kernels" / file, old, new)
+    check(run(root, {"simulator": SIMULATED[mutation]}, NUMBA_ENABLE_CUDASIM=1), users)
+
+
+def check(found, users):
+    """Just the rows of `users` failed, of those that ran."""
     for backend, rows in found.items():
         ran = {row.split()[0] for row in rows}
         expected = {f"{test} {formula}" for test, formulas in users.items() if test in ran for formula in formulas}
