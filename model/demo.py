@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusedmlp.backends import SGD, unavailable
+from fusedmlp.backends import SGD, get_backend, unavailable
 from fusedmlp.model.batches import batches
 from fusedmlp.model.mlp import MLP
 
@@ -93,7 +93,7 @@ def run(backend: str = "auto") -> float:
     print(f"held-out accuracy  {reached:.4f}; median of {len(SEEDS)} seeds {median:.4f}")
     print(f"time per step      {1e6 * step:.1f} µs (median of the epochs)")
     print(f"threads            {model.describe().splitlines()[-1]}")
-    print(f"backend            {model.backend}, {why(backend)}")
+    print(f"backend            {get_backend(backend).name}, {why(backend)}")
     try:
         torch_accuracy, torch_step = pytorch(digits, start)
     except ImportError:
