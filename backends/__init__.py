@@ -130,7 +130,7 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"n: expected a whole number of at least 1, got {n!r}")
     if n < 1:
         raise ValueError(f"n: expected a whole number of at least 1, got {n}")
-    _make("cpu").threads = n  # type: ignore[attr-defined]
+    _make("cpu").threads = n
 
 
 def warmup(dtype: str = "float32") -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusedmlp.backends import SGD, get_backend, unavailable
-from fusedmlp.model.batches import batches
+from fusedmlp.model.minibatches import batches
 from fusedmlp.model.mlp import MLP
 
 SIZES = [64, 256, 10]

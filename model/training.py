@@ -11,8 +11,8 @@ from fusedmlp.backends.errors import Stopped
 from fusedmlp.backends.executor import Data, Executor
 from fusedmlp.kernels.losses import Loss, reduction_factor
 from fusedmlp.kernels.optimizers import Hyperparameters
-from fusedmlp.model.batches import row_order
 from fusedmlp.model.history import History, NonFiniteLoss
+from fusedmlp.model.minibatches import row_order
 from fusedmlp.model.progress import Progress
 from fusedmlp.model.validation import Validation
 

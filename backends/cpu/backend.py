@@ -51,7 +51,7 @@ class CpuBackend(Backend):
         self._compiling = threading.RLock()
         self._hold = Hold()
 
-    @property  # type: ignore[override]
+    @property
     def threads(self) -> int:
         """The most workers of a call."""
         return self._threads if machine.CAN_YIELD else 1

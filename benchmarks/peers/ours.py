@@ -18,6 +18,7 @@ class Ours:
         self.x, self.y = random_data(case)
         self.model = fm.MLP(list(case.sizes), activation="relu", backend=backend)
         self.model.load_state_dict(initial_weights(case))
+        self.optimizer: fm.SGD | fm.Adam
         if column.name == "sgd":
             self.optimizer = fm.SGD(column.lr, momentum=column.momentum)
         else:
