@@ -9,6 +9,7 @@ if __name__ != "fusedmlp.backends":  # run inside the checkout, which would load
 
 import functools
 import inspect
+import operator
 import os
 import threading
 from collections.abc import Callable
@@ -16,16 +17,18 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from fusedmlp.backends import arrays
 from fusedmlp.backends.backend import Backend
-from fusedmlp.backends.errors import BackendUnavailable, Stopped
+from fusedmlp.backends.errors import BackendUnavailable, NonFinite
 from fusedmlp.backends.optimizers import SGD, Adam, AdamW, RMSprop
+from fusedmlp.backends.plan import Plan
 
 __all__ = [
     "SGD",
     "Adam",
     "AdamW",
     "BackendUnavailable",
+    "NonFinite",
+    "Plan",
     "RMSprop",
-    "Stopped",
     "activate",
     "activation_backward",
     "available_backends",
@@ -98,7 +101,9 @@ def get_backend(name: str = "auto") -> Backend:
     "auto" is FUSEDMLP_BACKEND where it is set, else cuda where it can be used, else cpu. ValueError for an unknown
     name; BackendUnavailable, with cause and remedy, where an explicit choice cannot be met.
     """
-    asked = "name"
+    if not isinstance(name, str):
+        raise TypeError(f"backend: expected one of auto, {', '.join(NAMES)}, got {name!r}")
+    asked = "backend"
     if name == "auto":
         name = os.environ.get("FUSEDMLP_BACKEND") or "auto"
         asked = "FUSEDMLP_BACKEND"
@@ -126,11 +131,11 @@ def backend_of(arguments: dict[str, Any]) -> Backend:
 def set_num_threads(n: int) -> None:
     """The most threads that a call on the CPU uses from now on. FUSEDMLP_NUM_THREADS sets it at the start; the
     default is the smallest of physical cores, allowed processors and the control group's quota."""
-    if isinstance(n, bool) or not isinstance(n, int):
+    if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n: expected a whole number of at least 1, got {n!r}")
     if n < 1:
         raise ValueError(f"n: expected a whole number of at least 1, got {n}")
-    _make("cpu").threads = n
+    _make("cpu").threads = operator.index(n)
 
 
 def warmup(dtype: str = "float32") -> None:

@@ -44,7 +44,7 @@ def common_device(arrays: dict[str, Any]) -> str:
 def view(name: str, value: Any) -> np.ndarray:
     """The NumPy view of an array in the processor's memory. TypeError for what is no array."""
     if isinstance(value, np.ndarray):
-        return value
+        return unmasked(name, value)
     if not is_array(value):
         kind = "None" if value is None else type(value).__name__
         raise TypeError(f"{name}: expected an array, got {kind}; pass np.asarray({name}, dtype=np.float32)")
@@ -53,6 +53,16 @@ def view(name: str, value: Any) -> np.ndarray:
     if getattr(value, "requires_grad", False):
         raise TypeError(f"{name}: expected a tensor without gradient history; pass {name}.detach()")
     return np.from_dlpack(value)
+
+
+def unmasked(name: str, array: np.ndarray) -> np.ndarray:
+    """The array as a plain one, whichever subclass of NumPy's it is. TypeError for a masked array: its mask would be
+    lost."""
+    if type(array) is np.ndarray:
+        return array
+    if isinstance(array, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected an array without a mask, got a masked one; pass {name}.filled(value)")
+    return np.asarray(array)
 
 
 def giver(value: Any) -> Callable[[np.ndarray], Any]:

@@ -21,7 +21,7 @@ from fusedmlp.kernels.rules import kind
 Array = Any  # NumPy's, or of another library that speaks DLPack
 Backprop = Callable[[Array], tuple[Array, Array, Array | None]]
 
-IDENTITY = kind("activations", "identity")
+IDENTITY = kind("activations", activations.identity)
 LINE = 64  # bytes in a line of cache, to which rows are padded and shares are cut
 
 
@@ -126,7 +126,7 @@ class Backend:
                 x.dtype,
                 self.workers_for(2.0 * y.size * x_rows.shape[1]),
                 *(x_rows, weight, _NONE[x.dtype] if bias is None else bias, y, saved, keep),
-                *(kind("activations", rule.name), rule.scope == "row", IDENTITY, _values(rule, x.dtype)),
+                *(kind("activations", rule), rule.scope == "row", IDENTITY, _values(rule, x.dtype)),
                 LINE // x.itemsize,
             )
         give = arrays.giver(given)
@@ -178,7 +178,7 @@ class Backend:
                 x.dtype,
                 self.workers_for(2.0 * dy.size * inputs * (2 if need_dx else 1)),
                 *(dy.reshape(shape), x_rows, weight, saved.reshape(shape), panel, dx, dweight, dbias),
-                *(kind("activations", rule.name), IDENTITY, _values(rule, x.dtype), LINE // x.itemsize),
+                *(kind("activations", rule), IDENTITY, _values(rule, x.dtype), LINE // x.itemsize),
             )
         else:
             for gradient in (dx, dweight, dbias):
@@ -212,7 +212,7 @@ class Backend:
                 "apply",
                 z.dtype,
                 self.workers_for(_ELEMENTWISE * y.size),
-                *(z_rows, y, kind("activations", rule.name), _values(rule, z.dtype)),
+                *(z_rows, y, kind("activations", rule), _values(rule, z.dtype)),
             )
         return arrays.giver(given)(y.reshape(z.shape))
 
@@ -228,7 +228,7 @@ class Backend:
                 "apply_backward",
                 dy.dtype,
                 self.workers_for(_ELEMENTWISE * dz.size),
-                *(dy_rows, saved.reshape(dz.shape), dz, kind("activations", rule.name), _values(rule, dy.dtype)),
+                *(dy_rows, saved.reshape(dz.shape), dz, kind("activations", rule), _values(rule, dy.dtype)),
             )
         return arrays.giver(given)(dz.reshape(dy.shape))
 
@@ -277,10 +277,7 @@ class Backend:
     ) -> tuple[Array, Array]:
         """½ d² for d = |a - t| up to `delta`, then delta (d - ½ delta), as torch.nn.HuberLoss. Shapes and reductions
         as in `mse`."""
-        if not (isinstance(delta, int | float | np.number) and 0 < delta < float("inf")):
-            raise ValueError(f"delta: expected a finite number above 0, got {delta!r}")
-        rule = losses.huber(delta=float(delta))
-        return self._element_loss(rule, "prediction", prediction, target, reduction, sample_weight)
+        return self._element_loss(losses.huber(delta=delta), "prediction", prediction, target, reduction, sample_weight)
 
     def binary_cross_entropy_with_logits(
         self, logits: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
@@ -353,7 +350,7 @@ class Backend:
                 a.dtype,
                 self.workers_for(_ELEMENTWISE * a.size),
                 *(a, truth, labels, gradient, values, total, weights, a.dtype.type(factor)),
-                *(kind("losses", rule.name), _values(rule, a.dtype)),
+                *(kind("losses", rule), _values(rule, a.dtype)),
             )
         if each:
             return give(values.reshape(rows) if rule.scope == "row" else values), give(gradient)
@@ -393,7 +390,7 @@ class Backend:
                 w.dtype,
                 self.workers_for(_ELEMENTWISE * w.size),
                 *flat,
-                kind("updates", rule.name),
+                kind("updates", rule),
                 tuple(w.dtype.type(value) for value in scalars),
                 LINE // w.itemsize,
             )
@@ -451,6 +448,8 @@ def _layer(
         raise ValueError(
             f"x and weight: expected shapes (B, I) and (O, I) with one I, got x {x_shape} and weight {w.shape}"
         )
+    if max(w.shape) > program.MOST:
+        raise ValueError(f"weight: expected at most {program.MOST} inputs and outputs, got {w.shape}")
     if bias is None:
         return w, None
     b = arrays.floats("bias", bias, x_rows.dtype, "x")
@@ -468,7 +467,8 @@ def class_indices(name: str, indices: np.ndarray, rows: int, classes: int) -> np
     if rows:
         for index in (indices.min(), indices.max()):
             if not 0 <= int(index) < classes:
+                hint = f"; classes counted from 1: pass {name} - 1" if index == classes and indices.min() > 0 else ""
                 raise ValueError(
-                    f"{name}: expected class indices from 0 to {classes - 1} ({classes} classes), got {index}"
+                    f"{name}: expected class indices from 0 to {classes - 1} ({classes} classes), got {index}{hint}"
                 )
     return np.require(indices.astype(np.int64, copy=False), requirements=["C", "A"])

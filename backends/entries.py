@@ -1,18 +1,26 @@
-"""What every backend can enter: the single kernels and the interpreter, by name, and the types that they take."""
+"""What every backend can enter: the single kernels, the interpreter and the measurements, by name, and the types that
+they take."""
 
 from collections.abc import Callable
 from typing import Any
 
-from fusedmlp.kernels import interpreter, single
+from fusedmlp.kernels import interpreter, measure, single
 from fusedmlp.kernels.activations import PARAMETERS
 from fusedmlp.kernels.optimizers import SCALARS
 
-NAMES = ("forward", "backward", "apply", "apply_backward", "loss", "step", "run")
+_HOMES = {
+    single: ("forward", "backward", "apply", "apply_backward", "loss", "step"),
+    interpreter: ("run",),
+    measure: ("multiply", "meet"),
+}
+_BODIES = {name: getattr(home, name) for home, names in _HOMES.items() for name in names}
+NAMES = tuple(_BODIES)
+MULTIPLYING = ("forward", "backward", "run", "multiply")  # those that multiply matrices
 
 
 def body(name: str) -> Callable[..., Any]:
     """The function of kernels/ behind an entry."""
-    return interpreter.run if name == "run" else getattr(single, name)
+    return _BODIES[name]
 
 
 def signature(name: str, scalar: Any, types: Any) -> tuple[Any, ...]:
@@ -53,5 +61,7 @@ def signature(name: str, scalar: Any, types: Any) -> tuple[Any, ...]:
             *(reads(1, number), reads(2), writes(1, types.float64)),
             *(writes(2), number, number, number, flag),
         ),
+        "multiply": (reads(2), reads(2), writes(2), number),
+        "meet": (number,),
     }
     return arguments[name]

@@ -7,15 +7,16 @@ progress, callbacks and Ctrl-C live. How a call is run is the backend's.
 import time
 import weakref
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from fusedmlp.backends.backend import LINE, Backend
-from fusedmlp.backends.errors import Stopped
+from fusedmlp.backends.errors import NonFinite
 from fusedmlp.backends.plan import Plan, serial_plan
 from fusedmlp.backends.scratch import aligned
+from fusedmlp.kernels.activations import identity
 from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
 from fusedmlp.kernels.program import Block, Geometry, Network, Program, program
@@ -89,34 +90,39 @@ class Executor:
 
     # Runs.
 
-    def predict(self, x: np.ndarray, batch_size: int | None = None) -> np.ndarray:
-        """The network's output (N, O) for x (N, I), `batch_size` rows at a time."""
-        if not len(x):
-            return np.empty((0, self.network.sizes[-1]), self.dtype)
-        batch = min(batch_size or PREDICT_ROWS, 1 << (len(x) - 1).bit_length())  # few programs serve all sizes
-        workers = self.backend.workers_for(2.0 * len(x) * sum(block.extent for block in self._parameters.values()))
-        return self._forward(x, batch, -(-len(x) // batch), Plan(workers, ("rows",) * self.network.layers))
-
-    def _forward(self, x: np.ndarray, batch: int, steps: int, plan: Plan) -> np.ndarray:
-        """The first `steps` batches of x through the network."""
+    def predict(
+        self, x: np.ndarray, batch_size: int | None = None, *, logits: bool = False, plan: Plan | None = None
+    ) -> np.ndarray:
+        """The network's output (N, O) for x (N, I), `batch_size` rows at a time; with `logits` without the activation
+        of the output."""
         result = np.empty((len(x), self.network.sizes[-1]), self.dtype)
-        run = self._enter(self._program(plan, batch))
-        order = np.arange(len(x), dtype=np.int64)
+        if not len(x):
+            return result
+        network = self.network
+        if logits:
+            network = replace(network, activations=(*network.activations[:-1], identity))
+        batch = min(batch_size or PREDICT_ROWS, 1 << (len(x) - 1).bit_length())  # few programs serve all sizes
+        steps = -(-len(x) // batch)
+        workers = self.backend.workers_for(2.0 * len(x) * sum(block.extent for block in self._parameters.values()))
+        plan = plan or Plan(workers, ("rows",) * network.layers)
+        run = self._enter(self._program(plan, batch, network=network))
+        data, order = Data(x), np.arange(len(x), dtype=np.int64)
         scalars = np.zeros((steps, SCALARS + 1), self.dtype)
-        arguments = self._arguments(run, Data(x), order, scalars, np.empty(steps), result, 0, steps, False)
-        self.backend.launch("run", self.dtype, plan.workers, *arguments)
+        for first, last in self._calls((batch, plan.workers), steps):
+            arguments = self._arguments(run, data, scalars[first:last], order, result=result, first=first)
+            self.backend.launch("run", self.dtype, plan.workers, *arguments)
         return result
 
     def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, np.ndarray]]:
         """(loss, gradients by parameter) of all rows as one batch, each row's loss multiplied by `factor`."""
         rows = len(data.x)
-        run = self._enter(self._program(self.plan(rows), rows, loss))
+        plan = self.plan(rows)
+        run = self._enter(self._program(plan, rows, loss))
         scalars = np.zeros((1, SCALARS + 1), self.dtype)
         scalars[0, SCALARS] = factor
         losses = np.zeros(1)
-        order = np.arange(rows, dtype=np.int64)
-        arguments = self._arguments(run, data, order, scalars, losses, self._no_result(), 0, 1, False)
-        self.backend.launch("run", self.dtype, run.layout.geometry.workers, *arguments)
+        arguments = self._arguments(run, data, scalars, np.arange(rows, dtype=np.int64), losses)
+        self.backend.launch("run", self.dtype, plan.workers, *arguments)
         return float(losses[0]), {name: self._copy(block, name) for name, block in run.gradients.items()}
 
     def apply(self, gradients: Mapping[str, np.ndarray], optimizer: Hyperparameters) -> None:
@@ -127,9 +133,9 @@ class Executor:
             self._matrix(run.gradients[name])[...] = value
         scalars = self._scalars(optimizer, state.steps, np.zeros(1))
         nothing = Data(np.empty((1, self.network.sizes[0]), self.dtype))
-        order = np.zeros(1, np.int64)
-        arguments = self._arguments(run, nothing, order, scalars, np.zeros(1), self._no_result(), 0, 1, False)
-        self.backend.launch("run", self.dtype, 1, *arguments)
+        self.backend.launch(
+            "run", self.dtype, 1, *self._arguments(run, nothing, scalars, np.zeros(1, np.int64), np.zeros(1))
+        )
         state.steps += 1
 
     def train(
@@ -146,30 +152,24 @@ class Executor:
 
         factors  float64 (steps,): what each row's loss and gradient of a step are multiplied by
         yields   float64 losses of the steps that each call finished
-        raises   Stopped where a step's loss is not finite, the parameters being those before that step; or the
+        raises   NonFinite where a step's loss is not finite, the parameters being those before that step; or the
                  exception that reached the caller (Ctrl-C), after the yield of what was finished
         """
         state = self._state(optimizer)
         batch = min(batch_size, len(order))
         plan = self.plan(batch)
-        key = (batch, loss, optimizer.update_rule())
-        step, steps = 0, len(factors)
-        while step < steps:
+        for first, last in self._calls((batch, loss, state.rule), len(factors)):
             run = self._enter(self._program(plan, batch, loss, optimizer))
-            last = min(steps, step + self._steps_of_a_call(key))
-            scalars, losses = self._scalars(optimizer, state.steps, factors[step:last]), np.zeros(last - step)
-            arguments = self._arguments(run, data, order, scalars, losses, self._no_result(), step, last, True)
-            start = time.perf_counter()
+            scalars, losses = self._scalars(optimizer, state.steps, factors[first:last]), np.zeros(last - first)
+            arguments = self._arguments(run, data, scalars, order, losses, first=first, guarded=True)
             done, reached = self.backend.launch_interruptible("run", self.dtype, plan.workers, *arguments)
             state.steps += done
             if done:
-                self._seconds_per_step[key] = (time.perf_counter() - start) / done
                 yield losses[:done]
             if reached is not None:
                 raise reached
-            if done < last - step:
-                raise Stopped("non-finite", step + done)
-            step = last
+            if done < last - first:
+                raise NonFinite(first + done)
 
     def describe(self) -> str:
         """The backend, and the plan of each batch size that was used."""
@@ -194,13 +194,20 @@ class Executor:
 
     # Within.
 
-    def _no_result(self) -> np.ndarray:
-        return np.empty((0, self.network.sizes[-1]), self.dtype)
+    def _calls(self, key: Any, steps: int) -> Iterator[tuple[int, int]]:
+        """(first, last) of calls that each take about CALL_SECONDS; before anything was timed under this key, one step.
+        The body of the loop over them is what is timed."""
+        first = 0
+        while first < steps:
+            last = min(steps, first + self._steps_of_a_call(key))
+            start = time.perf_counter()
+            yield first, last
+            self._seconds_per_step[key] = (time.perf_counter() - start) / (last - first)
+            first = last
 
     def _steps_of_a_call(self, key: Any) -> int:
-        """As many steps as fit the time of a call; before anything was timed, one."""
-        seconds = self._seconds_per_step.get(key)
-        return 1 if seconds is None else max(1, int(CALL_SECONDS / max(seconds, 1e-7)))
+        seconds = self._seconds_per_step.get(key, CALL_SECONDS)
+        return max(1, int(CALL_SECONDS / max(seconds, 1e-7)))
 
     def _scalars(self, optimizer: Hyperparameters, steps_taken: int, factors: np.ndarray) -> np.ndarray:
         """The table of a call: each step's scalars, worked out in float64 and rounded once."""
@@ -210,16 +217,21 @@ class Executor:
         return table.astype(self.dtype)
 
     def _program(
-        self, plan: Plan, batch: int, loss: Loss | None = None, optimizer: Hyperparameters | None = None
+        self,
+        plan: Plan,
+        batch: int,
+        loss: Loss | None = None,
+        optimizer: Hyperparameters | None = None,
+        network: Network | None = None,
     ) -> Program:
         update = None if optimizer is None else optimizer.update_rule()
         slots = 0 if self._current is None else self._current.rule.slots
-        key = (plan, batch, loss, update, slots)
+        key = (network, plan, batch, loss, update, slots)
         if key not in self._programs:
             if len(self._programs) >= PROGRAMS:
                 self._programs.clear()
             self._programs[key] = program(
-                self.network,
+                network or self.network,
                 Geometry(LINE // self.dtype.itemsize, plan.workers),
                 batch=batch,
                 partitions=plan.codes(),
@@ -270,20 +282,23 @@ class Executor:
         self,
         run: Program,
         data: Data,
-        order: np.ndarray,
         scalars: np.ndarray,
-        losses: np.ndarray,
-        result: np.ndarray,
-        first_step: int,
-        last_step: int,
-        guarded: bool,
+        order: np.ndarray,
+        losses: np.ndarray | None = None,
+        *,
+        result: np.ndarray | None = None,
+        first: int = 0,
+        guarded: bool = False,
     ) -> tuple[Any, ...]:
-        """What the interpreter takes after its context."""
-        truth = np.empty((0, self.network.sizes[-1]), self.dtype) if data.truth is None else data.truth
+        """What the interpreter takes after its context, for a step of each row of `scalars`, from step `first` on."""
+        outputs = self.network.sizes[-1]
+        truth = np.empty((0, outputs), self.dtype) if data.truth is None else data.truth
         weights = np.empty(0, self.dtype) if data.weights is None else data.weights
         labels = np.empty(0, np.int64) if data.labels is None else data.labels
         batch_labels = np.empty(run.batch if len(labels) else 0, np.int64)
+        losses = np.empty(len(scalars)) if losses is None else losses
+        result = np.empty((0, outputs), self.dtype) if result is None else result
         return (
             *(run.table, self._buffer, data.x, truth, weights, labels, batch_labels, order, scalars, losses, result),
-            *(run.batch, first_step, last_step, guarded),
+            *(run.batch, first, first + len(scalars), guarded),
         )

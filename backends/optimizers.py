@@ -40,4 +40,18 @@ class RMSprop(_Steps, rules.RMSprop):
     """RMSprop as torch.optim.RMSprop, `centered` or not, with or without momentum."""
 
 
-BY_NAME = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+_BY_NAME = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
+
+
+def get(optimizer: str | rules.Hyperparameters) -> rules.Hyperparameters:
+    """The optimizer itself, or the one of that name with its defaults. TypeError for what is neither, ValueError for an
+    unknown name, naming the valid ones."""
+    if isinstance(optimizer, rules.Hyperparameters):
+        return optimizer
+    names = ", ".join(_BY_NAME)
+    if not isinstance(optimizer, str):
+        came = f"{optimizer!r:.60} of type {type(optimizer).__name__}"
+        raise TypeError(f"optimizer: expected an optimizer, or one of {names}; got {came}")
+    if optimizer not in _BY_NAME:
+        raise ValueError(f"optimizer: unknown optimizer {optimizer!r}; expected one of {names}")
+    return _BY_NAME[optimizer]()

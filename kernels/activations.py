@@ -10,9 +10,10 @@ Derivatives at kinks are PyTorch's: relu'(0) = 0, leaky_relu'(0) = slope, elu'(0
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from fusedmlp.kernels.records import Parametrized, find
 from fusedmlp.kernels.vocabulary import (
     const,
     erf,
@@ -38,10 +39,8 @@ GELU_CUBIC = 0.044715  # Hendrycks and Gimpel, "Gaussian Error Linear Units", ar
 
 
 @dataclass(frozen=True)
-class Activation:
+class Activation(Parametrized):
     """One activation: its formulas, what its derivative is computed from, and its parameters.
-
-    Calling a record with parameters gives one with other values: `leaky_relu(slope=0.2)`.
 
     name        how it is asked for
     value       value(z, p) -> a for scope "element", value(c, z, y) for scope "row"
@@ -49,6 +48,7 @@ class Activation:
     saves       what `saved` is: the "output" a, or the "preactivation" z
     scope       "element": each element by itself; "row": a row at a time
     parameters  pairs of name and value
+    above_zero  the names of the parameters that must be above 0
     """
 
     name: str
@@ -57,18 +57,13 @@ class Activation:
     saves: Literal["output", "preactivation"] = "output"
     scope: Literal["element", "row"] = "element"
     parameters: tuple[tuple[str, float], ...] = ()
+    above_zero: tuple[str, ...] = ()
 
-    def __call__(self, **values: float) -> "Activation":
-        known = dict(self.parameters)
-        for name, value in values.items():
-            if name not in known:
-                expected = ", ".join(known) or "none"
-                raise TypeError(f"{self.name}: unknown parameter {name!r}; expected {expected}")
-            number = float(value)
-            if number - number != 0.0:
-                raise ValueError(f"{self.name}: {name} must be finite, got {value!r}")
-            known[name] = number
-        return replace(self, parameters=tuple(known.items()))
+    def __post_init__(self) -> None:
+        if self.scope == "row" and self.saves != "output":
+            raise ValueError(f"{self.name}: a rule of scope 'row' saves its output, got saves={self.saves!r}")
+        if len(self.parameters) > PARAMETERS:
+            raise ValueError(f"{self.name}: a rule has at most {PARAMETERS} parameters, got {len(self.parameters)}")
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(f'{name}={value:g}' for name, value in self.parameters)})"
@@ -245,6 +240,7 @@ softplus = Activation(
     softplus_gradient,
     saves="preactivation",
     parameters=(("beta", 1.0), ("threshold", 20.0)),
+    above_zero=("beta",),
 )
 softmax = Activation("softmax", softmax_value, softmax_gradient, scope="row")
 log_softmax = Activation("log_softmax", log_softmax_value, log_softmax_gradient, scope="row")
@@ -269,12 +265,5 @@ REGISTRY: dict[str, Activation] = {
 
 
 def get(activation: str | Activation, argument: str = "activation") -> Activation:
-    """The record of that name, or the record itself. ValueError for an unknown name, naming the valid ones."""
-    if isinstance(activation, Activation):
-        return activation
-    names = ", ".join(REGISTRY)
-    if not isinstance(activation, str):
-        raise TypeError(f"{argument}: expected an Activation or one of {names}, got {activation!r}")
-    if activation not in REGISTRY:
-        raise ValueError(f"{argument}: unknown activation {activation!r}; expected one of {names}")
-    return REGISTRY[activation]
+    """The activation of that name, or the record itself; errors as records.find."""
+    return find(activation, REGISTRY, argument, "activation")

@@ -79,7 +79,7 @@ from fusedmlp.kernels.vocabulary import (
 )
 
 # Why a run ended before its last step.
-INTERRUPTED, NON_FINITE, FAILED = 1, 2, 3
+INTERRUPTED, NON_FINITE = 1, 2
 
 
 def run(

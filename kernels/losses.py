@@ -9,10 +9,11 @@ What a batch's loss is (sum, mean, weighted mean) is one factor, `reduction_fact
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusedmlp.kernels.activations import log_sum_exp_parts, sigmoid_value, softmax_element
+from fusedmlp.kernels.records import Parametrized, find
 from fusedmlp.kernels.vocabulary import const, exp, lane, lanes, log, log1p, row_sum, sync_lanes
 
 NAN = float("nan")
@@ -21,7 +22,7 @@ REDUCTIONS = ("mean", "sum", "none")
 
 
 @dataclass(frozen=True)
-class Loss:
+class Loss(Parametrized):
     """One loss: its formulas, and the output activation that it is fused with.
 
     name           how it is asked for
@@ -31,6 +32,7 @@ class Loss:
     indices        the body over one row whose truth is a class index (scope "row")
     logits         the output activation whose pre-activation this loss reads, fused with it (δ = a - t), or None
     parameters     pairs of name and value
+    above_zero     the names of the parameters that must be above 0
     """
 
     name: str
@@ -40,13 +42,11 @@ class Loss:
     indices: Callable[..., Any] | None = None
     logits: str | None = None
     parameters: tuple[tuple[str, float], ...] = ()
+    above_zero: tuple[str, ...] = ()
 
     @property
     def scope(self) -> Literal["element", "row"]:
         return "row" if self.value is None else "element"
-
-    def __call__(self, **values: float) -> "Loss":
-        return replace(self, parameters=tuple((dict(self.parameters) | values).items()))
 
 
 def reduction_factor(loss: Loss, reduction: str, mass: float, outputs: int) -> float:
@@ -140,7 +140,7 @@ def cross_entropy_indices(c, z, k, gradient, factor):
 mse = Loss("mse", mse_value, mse_gradient)
 half_mse = Loss("half_mse", half_mse_value, half_mse_gradient)
 mae = Loss("mae", mae_value, mae_gradient)
-huber = Loss("huber", huber_value, huber_gradient, parameters=(("delta", 1.0),))
+huber = Loss("huber", huber_value, huber_gradient, parameters=(("delta", 1.0),), above_zero=("delta",))
 binary_cross_entropy = Loss(
     "binary_cross_entropy", binary_cross_entropy_value, binary_cross_entropy_gradient, logits="sigmoid"
 )
@@ -154,11 +154,5 @@ REGISTRY: dict[str, Loss] = {
 
 
 def get(loss: str | Loss) -> Loss:
-    """The record of that name, or the record itself. ValueError for an unknown name, naming the valid ones."""
-    if isinstance(loss, Loss):
-        return loss
-    if not isinstance(loss, str):
-        raise TypeError(f"loss: expected a name or a Loss, got {type(loss).__name__}")
-    if loss not in REGISTRY:
-        raise ValueError(f"loss: unknown loss {loss!r}; expected one of {', '.join(REGISTRY)}")
-    return REGISTRY[loss]
+    """The loss of that name, or the record itself; errors as records.find."""
+    return find(loss, REGISTRY, "loss", "loss")

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from fusedmlp.kernels.records import finite, flag
 from fusedmlp.kernels.vocabulary import sqrt
 
 SCALARS = 9  # How many scalars a step hands to a rule; those that a rule does not name come as 0.
@@ -97,16 +98,6 @@ REGISTRY: dict[str, Update] = {
 }
 
 
-def _number(optimizer: str, name: str, value: Any, at_least: float = 0.0, below: float | None = None) -> None:
-    """Raises TypeError or ValueError unless `value` is a finite number within its bounds."""
-    if isinstance(value, bool) or not hasattr(value, "__float__"):
-        raise TypeError(f"{optimizer}: {name} must be a number, got {value!r}")
-    number = float(value)
-    bound = f"at least {at_least:g}" + (f" and below {below:g}" if below is not None else "")
-    if number - number != 0.0 or number < at_least or (below is not None and number >= below):
-        raise ValueError(f"{optimizer}: {name} must be finite and {bound}, got {value!r}")
-
-
 @dataclass(frozen=True)
 class Hyperparameters:
     """What an optimizer is told once. `lr` and the others are unitless; `weight_decay` is added to the gradient
@@ -139,7 +130,8 @@ class SGD(Hyperparameters):
 
     def __post_init__(self) -> None:
         for name in ("lr", "momentum", "weight_decay"):
-            _number("SGD", name, getattr(self, name))
+            finite("SGD", name, getattr(self, name), at_least=0)
+        flag("SGD", "nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("SGD: nesterov needs a momentum above 0, got momentum=0")
 
@@ -163,11 +155,11 @@ class Adam(Hyperparameters):
     def __post_init__(self) -> None:
         name = type(self).__name__
         for argument in ("lr", "eps", "weight_decay"):
-            _number(name, argument, getattr(self, argument))
+            finite(name, argument, getattr(self, argument), at_least=0)
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ValueError(f"{name}: betas must be two numbers, got {self.betas!r}")
         for i, beta in enumerate(self.betas):
-            _number(name, f"betas[{i}]", beta, below=1.0)
+            finite(name, f"betas[{i}]", beta, at_least=0, below=1)
 
     def update_rule(self) -> Update:
         return ADAM_UPDATE
@@ -198,8 +190,9 @@ class RMSprop(Hyperparameters):
 
     def __post_init__(self) -> None:
         for name in ("lr", "eps", "weight_decay", "momentum"):
-            _number("RMSprop", name, getattr(self, name))
-        _number("RMSprop", "alpha", self.alpha, below=1.0)
+            finite("RMSprop", name, getattr(self, name), at_least=0)
+        finite("RMSprop", "alpha", self.alpha, at_least=0, below=1)
+        flag("RMSprop", "centered", self.centered)
 
     def update_rule(self) -> Update:
         return RMSPROP_MOMENTUM_UPDATE if self.momentum or self.centered else RMSPROP_UPDATE
@@ -207,15 +200,3 @@ class RMSprop(Hyperparameters):
     def scalars(self, t: Any) -> tuple[Any, ...]:
         centered = 1.0 if self.centered else 0.0
         return (self.lr, self.weight_decay, self.alpha, 1.0 - self.alpha, self.eps, self.momentum, centered)
-
-
-def get(optimizer: "str | Hyperparameters") -> Hyperparameters:
-    """The optimizer itself, or the one of that name with its defaults. ValueError for an unknown name."""
-    if isinstance(optimizer, Hyperparameters):
-        return optimizer
-    named: dict[str, type[Hyperparameters]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
-    if not isinstance(optimizer, str):
-        raise TypeError(f"optimizer: expected a name or an optimizer, got {type(optimizer).__name__}")
-    if optimizer not in named:
-        raise ValueError(f"optimizer: unknown optimizer {optimizer!r}; expected one of {', '.join(named)}")
-    return named[optimizer]()

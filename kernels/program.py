@@ -59,6 +59,8 @@ RESULT = 10  # the rows of Y, out to the caller's array
 OUT, IN, ROWS = 0, 1, 2
 PARTITIONS = {"out": OUT, "in": IN, "rows": ROWS}
 
+MOST = 2**31 - 1  # rows of a batch, and columns of a layer: libraries of products count them in 32 bits
+
 Axis = Literal["rows", "columns", "own", "all"]
 
 
@@ -229,8 +231,10 @@ def program(
     Without loss and `update` it predicts. With a loss alone it leaves the gradients behind the parameters; with an
     `update` alone it takes one step by gradients that are there; with both it trains, each weight gradient living only
     until its step is done. `partitions` holds OUT, IN or ROWS for each layer; `slots` is how many slots of state the
-    buffer carries behind the parameters, at least those of `update`.
+    buffer carries behind the parameters, at least those of `update`. ValueError for a batch beyond MOST.
     """
+    if batch > MOST:
+        raise ValueError(f"batch: expected at most {MOST} rows, got {batch}")
     composer = _Composer(network, geometry, batch, tuple(partitions) or (OUT,) * network.layers)
     return composer.compose(loss, update, slots)
 
@@ -291,20 +295,20 @@ class _Composer:
         return {INPUTS: inputs, OUTPUTS: outputs}
 
     def weights(self, layer: int, prefix: str = "") -> dict[str, Block]:
-        given = {"W": self.layout[f"{prefix}{2 * layer}.weight"]}
-        if self.network.bias:
-            given["B"] = self.layout[f"{prefix}{2 * layer}.bias"]
-        return given
+        return {"W": self.layout[f"{prefix}{2 * layer}.weight"]} | self.bias(layer, prefix)
+
+    def bias(self, layer: int, prefix: str = "") -> dict[str, Block]:
+        return {"B": self.layout[f"{prefix}{2 * layer}.bias"]} if self.network.bias else {}
 
     def rule(self, layer: int, activation: Activation) -> Fields:
-        return {KIND: kind("activations", activation.name), P_AT: self.constants_at[layer]}
+        return {KIND: kind("activations", activation), P_AT: self.constants_at[layer]}
 
     def parts(self, width: int) -> Block:
         """Room for every worker's partial sums, a worker's below the other's; all layers share it."""
         needed = self.layout.blocks.get("parts")
         length = self.geometry.padded(width)
         if needed is None:
-            widest = max(self.network.sizes)
+            widest = max(self.network.sizes[1:])  # no partial sums are taken of the inputs
             needed = self.layout.add("parts", self.geometry.workers * self.batch, widest)
         return Block("parts", needed.at, self.batch, width, length)
 
@@ -328,55 +332,65 @@ class _Composer:
             self.forward_layer(layer, identity if reads_logits else activation, keep=loss is not None)
 
     def forward_layer(self, layer: int, activation: Activation, keep: bool) -> None:
-        network, layout = self.network, self.layout
-        outputs = network.sizes[layer + 1]
-        x, y = layout[f"a {layer}"], layout.add(f"a {layer + 1}", self.batch, outputs)
+        outputs = self.network.sizes[layer + 1]
+        y = self.layout.add(f"a {layer + 1}", self.batch, outputs)
         keep = keep and activation.saves == "preactivation"
-        saved = layout.add(f"z {layer + 1}", self.batch, outputs) if keep else y
+        saved = self.layout.add(f"z {layer + 1}", self.batch, outputs) if keep else y
         self.saved[layer + 1] = (activation, saved)
         element = identity if activation.scope == "row" else activation
         epilogue = self.rule(layer, element) | {KEEP: int(keep)} | self.extents(layer)
-        partition, given = self.partitions[layer], self.weights(layer)
-        bias = (Access(f"{2 * layer}.bias", "columns" if partition == OUT else "all"),)
-        weight = f"{2 * layer}.weight"
-        if partition == IN:
-            part = self.parts(outputs)
-            stride = {STRIDE: part.extent}
-            self.write(
-                FORWARD,
-                {PARTITION: IN, KIND: kind("activations", "identity"), P_AT: self.constants_at[layer]}
-                | self.extents(layer)
-                | stride
-                | self.blocks(X=x, W=given["W"], Y=part, S=part),
-                Access(x.name, "columns"),
-                Access(weight, "columns"),
-                Access("parts", "own", True),
-            )
-            self.write(
-                JOIN,
-                epilogue | stride | self.blocks(X=part, Y=y, S=saved, **{k: b for k, b in given.items() if k == "B"}),
-                Access("parts", "all", True),
-                *bias,
-                Access(y.name, "rows", True),
-                Access(saved.name, "rows", True),
-            )
+        if self.partitions[layer] == IN:
+            self.forward_parts(layer, epilogue, y, saved)
         else:
-            mine: Axis = "columns" if partition == OUT else "rows"
-            self.write(
-                FORWARD,
-                epilogue | {PARTITION: partition} | self.blocks(X=x, Y=y, S=saved, **given),
-                Access(x.name, "all" if partition == OUT else "rows"),
-                Access(weight, "rows" if partition == OUT else "all"),
-                *bias,
-                Access(y.name, mine, True),
-                Access(saved.name, mine, True),
-            )
+            self.forward_whole(layer, epilogue, y, saved)
         if activation.scope == "row":
             self.write(
                 ACTIVATE,
                 self.rule(layer, activation) | self.extents(layer) | self.blocks(Y=y),
                 Access(y.name, "rows", True),
             )
+
+    def forward_whole(self, layer: int, epilogue: Fields, y: Block, saved: Block) -> None:
+        """Each worker makes its columns (OUT) or rows (ROWS) of the layer."""
+        x, given, partition = self.layout[f"a {layer}"], self.weights(layer), self.partitions[layer]
+        mine: Axis = "columns" if partition == OUT else "rows"
+        self.write(
+            FORWARD,
+            epilogue | {PARTITION: partition} | self.blocks(X=x, Y=y, S=saved, **given),
+            Access(x.name, "all" if partition == OUT else "rows"),
+            Access(given["W"].name, "rows" if partition == OUT else "all"),
+            *(Access(bias.name, "columns" if partition == OUT else "all") for bias in self.bias(layer).values()),
+            Access(y.name, mine, True),
+            Access(saved.name, mine, True),
+        )
+
+    def forward_parts(self, layer: int, epilogue: Fields, y: Block, saved: Block) -> None:
+        """Each worker sums over its columns of X (IN), then these partial sums of all rows are joined."""
+        x, weight = self.layout[f"a {layer}"], self.weights(layer)["W"]
+        part = self.parts(y.columns)
+        self.write(
+            FORWARD,
+            self.partial(layer, IN, part) | self.blocks(X=x, W=weight, Y=part, S=part),
+            Access(x.name, "columns"),
+            Access(weight.name, "columns"),
+            Access("parts", "own", True),
+        )
+        self.write(
+            JOIN,
+            epilogue | {STRIDE: part.extent} | self.blocks(X=part, Y=y, S=saved, **self.bias(layer)),
+            Access("parts", "all", True),
+            *(Access(bias.name, "all") for bias in self.bias(layer).values()),
+            Access(y.name, "rows", True),
+            Access(saved.name, "rows", True),
+        )
+
+    def partial(self, layer: int, partition: int, part: Block) -> Fields:
+        """What the two instructions that leave partial sums have in common."""
+        return (
+            {PARTITION: partition, KIND: kind("activations", identity), P_AT: self.constants_at[layer]}
+            | self.extents(layer)
+            | {STRIDE: part.extent}
+        )
 
     def result(self) -> None:
         y = self.layout[f"a {self.network.layers}"]
@@ -391,7 +405,7 @@ class _Composer:
         losses = layout.add("losses", 1, self.batch)
         self.write(
             LOSS,
-            {KIND: kind("losses", loss.name), P_AT: self.add_constants(loss.parameters), OUTPUTS: network.sizes[-1]}
+            {KIND: kind("losses", loss), P_AT: self.add_constants(loss.parameters), OUTPUTS: network.sizes[-1]}
             | self.blocks(X=a, Y=d, S=losses, B=layout["truth"], W=layout["sample weights"]),
             Access(a.name, "rows"),
             Access("truth", "rows"),
@@ -426,20 +440,16 @@ class _Composer:
         given, partition = self.weights(layer)["W"], self.partitions[layer]
         if partition == OUT and self.geometry.workers > 1:
             part = self.parts(inputs)
-            stride = {STRIDE: part.extent}
             self.write(
                 BACKWARD,
-                {PARTITION: OUT, KIND: kind("activations", "identity"), P_AT: self.constants_at[layer]}
-                | self.extents(layer)
-                | stride
-                | self.blocks(X=dz, W=given, Y=part, S=part),
+                self.partial(layer, OUT, part) | self.blocks(X=dz, W=given, Y=part, S=part),
                 Access(dz.name, "columns"),
                 Access(given.name, "rows"),
                 Access("parts", "own", True),
             )
             self.write(
                 JOIN_BACKWARD,
-                epilogue | stride | self.blocks(X=part, Y=dx, S=saved),
+                epilogue | {STRIDE: part.extent} | self.blocks(X=part, Y=dx, S=saved),
                 Access("parts", "all", True),
                 Access(saved.name, "rows"),
                 Access(dx.name, "rows", True),
@@ -467,24 +477,21 @@ class _Composer:
         given = self.weights(layer, prefix)
         self.write(
             UPDATE,
-            {PARTITION: partition, KIND: kind("updates", update.name), STRIDE: self.stride, SLOTS: update.slots}
+            {PARTITION: partition, KIND: kind("updates", update), STRIDE: self.stride, SLOTS: update.slots}
             | self.extents(layer)
             | self.blocks(X=x, Y=dz, **given),
             Access(x.name, "all" if partition == OUT else "columns"),
             Access(dz.name, "columns" if partition == OUT else "all"),
-            *self.written(given, partition),
+            Access(given["W"].name, "rows" if partition == OUT else "columns", True),
+            *(Access(bias.name, "columns", True) for bias in self.bias(layer, prefix).values()),
         )
 
     def step(self, layer: int, update: Update) -> None:
         given, gradients = self.weights(layer), self.weights(layer, "d ")
         self.write(
             STEP,
-            {KIND: kind("updates", update.name), STRIDE: self.stride, SLOTS: update.slots}
+            {KIND: kind("updates", update), STRIDE: self.stride, SLOTS: update.slots}
             | self.extents(layer)
             | self.blocks(X=gradients["W"], **given, **({"Y": gradients["B"]} if "B" in gradients else {})),
-            *self.written(given, OUT),
+            *(Access(made.name, "rows", True) for made in given.values()),
         )
-
-    def written(self, given: dict[str, Block], partition: int) -> list[Access]:
-        axes: dict[str, Axis] = {"W": "rows" if partition == OUT else "columns", "B": "columns"}
-        return [Access(made.name, axes[letter], True) for letter, made in given.items()]

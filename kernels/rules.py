@@ -13,6 +13,6 @@ FAMILIES: dict[str, tuple[Any, ...]] = {
 _NUMBERS = {family: {rule.name: i for i, rule in enumerate(rules)} for family, rules in FAMILIES.items()}
 
 
-def kind(family: str, name: str) -> int:
-    """The number of the rule of that name."""
-    return _NUMBERS[family][name]
+def kind(family: str, rule: Any) -> int:
+    """The number of a rule, whatever its parameters."""
+    return _NUMBERS[family][rule.name]

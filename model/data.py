@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.backends import arrays
 from fusedmlp.backends.backend import class_indices
 from fusedmlp.backends.executor import Data
 from fusedmlp.kernels.losses import Loss
@@ -52,8 +53,9 @@ def truths(
     if array.shape != (rows, outputs):
         vector = "class indices " if by_class else "" if outputs == 1 else None
         also = "" if vector is None else f" or {vector}({rows},)"
-        raise ValueError(f"y: expected shape ({rows}, {outputs}){also}, one row for each of x, got {np.shape(y)}")
-    if loss.logits == "sigmoid" and ((array < 0).any() or (array > 1).any()):
+        hint = "; pass y.ravel()" if by_class and array.shape == (rows, 1) else ""
+        raise ValueError(f"y: expected shape ({rows}, {outputs}){also}, one row for each of x, got {np.shape(y)}{hint}")
+    if loss.logits is not None and ((array < 0).any() or (array > 1).any()):
         raise ValueError(
             f"y: expected probabilities from 0 to 1 for {loss.name}, got values from {array.min()} to {array.max()}"
         )
@@ -80,7 +82,7 @@ def numbers(name: str, value: Any) -> np.ndarray:
     """`value` as an array of booleans, integers or floats: an array of any library in the processor's memory, a
     DataFrame, a list, a number. TypeError naming the argument for anything else."""
     try:
-        array = np.asarray(value)
+        array = arrays.unmasked(name, np.asanyarray(value))
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors elsewhere, or with a history
         raise TypeError(f"{name}: expected numbers, got {type(value).__name__} that is no array: {error}") from error
     if array.dtype == object and array.size and all(isinstance(v, Real | np.bool_) for v in array.flat):

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 @dataclass
 class History:
-    """What one call of `fit` saw, epoch by epoch. An epoch that was cut short has no entry in the lists.
+    """What one call of `fit` saw, epoch by epoch. An epoch that was cut short, or whose
+    validation was, has no entry in the lists.
 
     loss          each epoch's loss: the mean of its batch losses, weighted by their rows; their sum with reduction
                   "sum". It is taken before each batch's step, so it trails the loss of the weights at the epoch's end
@@ -24,6 +25,15 @@ class History:
     rows: int = 0
     seconds: float = 0.0
     interrupted: bool = False
+
+    def add(self, loss: float, validation: tuple[float, float | None] | None) -> None:
+        """A finished epoch: its loss and, with validation data, that data's loss and accuracy."""
+        self.loss.append(loss)
+        if validation is not None:
+            val_loss, val_accuracy = validation
+            self.val_loss.append(val_loss)
+            if val_accuracy is not None:
+                self.val_accuracy.append(val_accuracy)
 
     @property
     def epochs(self) -> int:

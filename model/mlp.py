@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.backends import get_backend
+from fusedmlp.backends import get_backend, optimizers
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.plan import Plan
-from fusedmlp.kernels import activations, initializers, losses, optimizers
+from fusedmlp.kernels import activations, initializers, losses
 from fusedmlp.kernels.activations import Activation
 from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.optimizers import Hyperparameters
-from fusedmlp.kernels.program import Network
+from fusedmlp.kernels.program import MOST, Network
 from fusedmlp.model import checks, data, training
 from fusedmlp.model.history import History
 from fusedmlp.model.validation import Validation
@@ -37,7 +37,7 @@ class MLP:
     precision   of the products: None or "float32"
     seed        0 to 2**64 - 1; it alone fixes the initial weights and every batch order
     backend     "auto": FUSEDMLP_BACKEND, else cuda where it is usable, else cpu; a name; or a backend
-    plan        how the work is shared out among workers; None: chosen by the backend
+    plan        a fusedmlp.backends.Plan: how the work is shared out among workers; None: chosen by the backend
 
     Raises TypeError or ValueError that names the argument, and BackendUnavailable with cause and remedy. While one
     thread is in a call of a model, a call from another raises RuntimeError.
@@ -65,7 +65,9 @@ class MLP:
         self._dtype = _float_dtype(dtype)
         self._seed = checks.seed(seed)
         parameters = self._initial(init)
-        self._backend = get_backend(backend) if isinstance(backend, str) else backend
+        if plan is not None and not isinstance(plan, Plan):
+            raise TypeError(f"plan: expected None or a fusedmlp.backends.Plan, got {plan!r}")
+        self._backend = backend if isinstance(backend, Backend) else get_backend(backend)
         self._executor = self._backend.executor(self._network, self._dtype.name, plan)
         self._executor.write(parameters)
         self._epochs = 0
@@ -175,12 +177,13 @@ class MLP:
         checks.one_of("reduction", reduction, ("mean", "sum"))
         calls = _callbacks(callbacks)
         with self._alone():
+            given = data.prepare(self._network, self._dtype, rule, x, y, sample_weight)
             task = training.Task(
-                data=data.prepare(self._network, self._dtype, rule, x, y, sample_weight),
+                data=given,
                 loss=rule,
                 reduction=reduction,
                 optimizer=chosen,
-                batch_size=checks.whole("batch_size", batch_size, 1),
+                batch_size=min(checks.whole("batch_size", batch_size, 1), len(given.x)),
                 epochs=checks.whole("epochs", epochs, 1),
                 shuffle=checks.one_of("shuffle", shuffle, (True, False)),
                 seed=self._seed if seed is None else checks.seed(seed),
@@ -292,7 +295,7 @@ class MLP:
             held_out = data.prepare(self._network, self._dtype, loss, *given)
         except (TypeError, ValueError) as error:
             raise type(error)(f"validation_data: {error}") from error
-        return Validation(self._backend, self._network, self._executor, held_out, loss, reduction)
+        return Validation(self._executor, held_out, loss, reduction)
 
 
 def _sizes(sizes: Any) -> tuple[int, ...]:
@@ -300,7 +303,7 @@ def _sizes(sizes: Any) -> tuple[int, ...]:
         raise TypeError(f"sizes: expected a list such as [784, 128, 10], got {type(sizes).__name__}")
     if len(sizes) < 2:
         raise ValueError(f"sizes: expected the inputs and the width of at least one layer, got {list(sizes)}")
-    return tuple(checks.whole(f"sizes[{i}]", size, 1) for i, size in enumerate(sizes))
+    return tuple(checks.whole(f"sizes[{i}]", size, 1, MOST + 1) for i, size in enumerate(sizes))
 
 
 def _hidden_activations(given: Any, layers: int) -> tuple[Activation, ...]:

@@ -59,7 +59,7 @@ class Progress:
         history = self._history
         text += f"  loss {loss:.5g}"
         if history.val_loss:
-            text += f"  validation {history.val_loss[-1]:.5g}"
+            text += f"  val_loss {history.val_loss[-1]:.5g}"
         if history.val_accuracy:
             text += f"  accuracy {history.val_accuracy[-1]:.2%}"
         text += f"  {history.rows_per_second:,.0f} rows/s"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusedmlp.backends.errors import Stopped
+from fusedmlp.backends.errors import NonFinite
 from fusedmlp.backends.executor import Data, Executor
 from fusedmlp.kernels.losses import Loss, reduction_factor
 from fusedmlp.kernels.optimizers import Hyperparameters
@@ -59,12 +59,9 @@ def train(
     progress = Progress(task.progress, task.epochs, len(task.data.x), history)
     try:
         for epoch in range(task.epochs):
-            history.loss.append(_train_epoch(executor, task, epoch, history, progress))
-            if validation is not None:
-                loss, accuracy = validation.measure()
-                history.val_loss.append(loss)
-                if accuracy is not None:
-                    history.val_accuracy.append(accuracy)
+            loss = _train_epoch(executor, task, epoch, history, progress)
+            measured = None if validation is None else validation.measure()
+            history.add(loss, measured)
             progress.epoch()
             if after_epoch(history):
                 break
@@ -99,8 +96,6 @@ def _train_epoch(executor: Executor, task: Task, epoch: int, history: History, p
             history.rows = rows_before + done
             history.seconds = seconds_before + time.perf_counter() - started
             progress.step(done, total * rows / done if mean else total)
-    except Stopped as stopped:
-        if stopped.reason != "non-finite":
-            raise
+    except NonFinite:
         raise NonFiniteLoss(epoch, step, task.optimizer.lr, history) from None
     return total

@@ -1,14 +1,10 @@
 """The loss and the accuracy of a model on data that it is not trained on."""
 
-from dataclasses import replace
-
 import numpy as np
 
-from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.executor import Data, Executor
-from fusedmlp.kernels import activations
 from fusedmlp.kernels.losses import Loss, reduction_factor
-from fusedmlp.kernels.program import Network, fused_output
+from fusedmlp.kernels.program import fused_output
 
 ROWS = 1024  # at a time: their outputs and gradients are little beside the data
 
@@ -17,28 +13,21 @@ class Validation:
     """measure() gives the loss by the backend's own loss kernel, and for a loss that classifies the accuracy: of the
     greatest output for cross_entropy, of each output beside 0.5 for binary_cross_entropy."""
 
-    def __init__(
-        self, backend: Backend, network: Network, executor: Executor, data: Data, loss: Loss, reduction: str
-    ) -> None:
-        self._data, self._loss, self._weights_of = data, loss, executor
-        # What the loss reads: where the output activation is part of it, the network's logits.
-        self._executor = executor
-        if fused_output(network, loss):
-            logits = replace(network, activations=(*network.activations[:-1], activations.identity))
-            self._executor = backend.executor(logits, executor.dtype.name)
+    def __init__(self, executor: Executor, data: Data, loss: Loss, reduction: str) -> None:
+        self._executor, self._data, self._loss = executor, data, loss
+        network = executor.network
+        self._logits = fused_output(network, loss)  # what the loss reads
         name = "binary_cross_entropy_with_logits" if loss.name == "binary_cross_entropy" else loss.name
-        self._kernel = getattr(backend, name)
+        self._kernel = getattr(executor.backend, name)
         self._factor = reduction_factor(loss, reduction, float(len(data.x)), network.sizes[-1])
 
     def measure(self) -> tuple[float, float | None]:
-        if self._executor is not self._weights_of:
-            self._executor.write(self._weights_of.read())
         x, truth, labels = self._data.x, self._data.truth, self._data.labels
         total, right = 0.0, 0
         for start in range(0, len(x), ROWS):
             rows = slice(start, start + ROWS)
             known = truth[rows] if labels is None else labels[rows]  # type: ignore[index]
-            read = self._executor.predict(x[rows])
+            read = self._executor.predict(x[rows], logits=self._logits)
             total += float(self._kernel(read, known, reduction="sum", **dict(self._loss.parameters))[0])
             right += self._right(read, known)
         answers = truth.size if truth is not None and self._loss.scope == "element" else len(x)

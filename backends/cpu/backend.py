@@ -4,6 +4,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ from fusedmlp.backends.plan import WORTHWHILE, Plan, Rates, choose_plan
 from fusedmlp.backends.scratch import aligned
 from fusedmlp.kernels.interpreter import INTERRUPTED
 from fusedmlp.kernels.program import Network
+
+# What no machine shares out: a core does this much in less time than a hand-over to another thread takes (some 10 us).
+SERIAL_FLOPS = 1e5
 
 # Those that decide how wide a vector is.
 VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
@@ -98,7 +102,7 @@ class CpuBackend(Backend):
             return self._rates[threads]
 
     def workers_for(self, flops: float) -> int:
-        if self.threads == 1 or flops < 1e5:
+        if self.threads == 1 or flops < SERIAL_FLOPS:
             return 1
         rates = self.rates()
         serial = flops / rates.flops
@@ -116,7 +120,7 @@ class CpuBackend(Backend):
         entry = self.entry(body, dtype)
         sync = self._scratch("sync", _INT64, words.SYNC_LENGTH)
         sync[:] = 0
-        with self._hold:
+        with self._hold if body in entries.MULTIPLYING else nullcontext():
             return entry((0, 1, sync, self._scratch("tile", dtype, words.TILE)), *arguments)
 
     def launch_interruptible(
@@ -134,7 +138,7 @@ class CpuBackend(Backend):
         def abandon() -> None:
             sync[words.ABANDONED] = 1
 
-        with self._hold:
+        with self._hold if body in entries.MULTIPLYING else nullcontext():
             return self._gangs(workers).run(entry, contexts, arguments, interrupt, abandon)
 
     # Compiling.

@@ -38,6 +38,9 @@ class Hold:
 
 
 def _scipy_blas() -> list[Any]:
+    """The BLAS that comes with SciPy, which is what scipy.linalg.cython_blas calls; every BLAS of the process where
+    SciPy was built on one of the system's."""
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController().select(user_api="blas").lib_controllers
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    return [library for library in found if "scipy.libs" in library.filepath] or found

@@ -3,20 +3,20 @@
 import json
 import os
 import time
+from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusedmlp.backends.plan import Plan, Rates
-from fusedmlp.kernels.activations import identity
-from fusedmlp.kernels.program import Network
+from fusedmlp.backends.plan import Rates
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cpu.backend import CpuBackend
 
-
-STEPS = 20
+WIDTH, PRODUCTS, MEETINGS = 256, 20, 1000
+_FLOAT32 = np.dtype(np.float32)
 
 
 def cache_folder() -> Path:
@@ -28,7 +28,7 @@ def cache_folder() -> Path:
 
 
 def _key(backend: "CpuBackend") -> str:
-    return f"{backend.describe()}, {os.cpu_count()} processors"
+    return f"{backend.describe()}, {os.cpu_count()} processors, SciPy {version('scipy')}"
 
 
 def _kept() -> dict[str, Any]:
@@ -61,35 +61,31 @@ def measured_rates(backend: "CpuBackend") -> Rates:
 
 
 def measure(backend: "CpuBackend") -> Rates:
-    """Products of 256 x 256 x 256 on one thread, and on all by rows; barriers of a chain of one-unit layers; a call of
-    no step; a copy of 16 MiB, which passes through the last cache as one core's output does on its way to another."""
-    width, layers = 256, 50
-    square = Network((width, width), (identity,), False)
-    alone = _best(_runner(backend, square, Plan(1, ("out",)), width), STEPS) / STEPS
-    chain = Network((1,) * (layers + 1), (identity,) * layers, False)
-    meet = _runner(backend, chain, Plan(backend.threads, ("out",) * layers), 1)
-    handover = _best(meet, 0)
-    barrier = max(1e-7, (_best(meet, STEPS) - handover) / (STEPS * layers))
-    together = _runner(backend, square, Plan(backend.threads, ("rows",)), width)
-    shared = max(1e-9, _best(together, STEPS) - handover) / STEPS
+    """Products of 256 x 256 x 256 on one thread, and on all by rows; barriers in a row; a call that does nothing; a
+    copy of 16 MiB, which passes through the last cache as one core's output does on its way to another."""
+    threads = backend.threads
+    a, b, z = (np.ones((WIDTH, WIDTH), np.float32) for _ in range(3))
+
+    def seconds(workers: int, body: str, *arguments: Any) -> float:
+        return _best(lambda: backend.launch(body, _FLOAT32, workers, *arguments))
+
+    handover = seconds(threads, "meet", 0)
+    barrier = max(1e-7, (seconds(threads, "meet", MEETINGS) - handover) / MEETINGS)
+    alone = seconds(1, "multiply", a, b, z, PRODUCTS) / PRODUCTS
+    together = max(1e-9, seconds(threads, "multiply", a, b, z, PRODUCTS) - handover) / PRODUCTS
     source = np.ones(4 << 20, np.float32)
     target = np.empty_like(source)
-    copy = min(_timed(lambda: np.copyto(target, source)) for _ in range(5))
-    return Rates(2.0 * width**3 / alone, min(alone / shared, backend.threads), barrier, handover, source.nbytes / copy)
+    copy = _best(lambda: np.copyto(target, source))
+    return Rates(2.0 * WIDTH**3 / alone, min(alone / together, threads), barrier, handover, source.nbytes / copy)
 
 
-def _runner(backend: "CpuBackend", network: Network, plan: Plan, batch: int) -> Any:
-    executor = backend.executor(network, "float32", plan)
-    x = np.ones((batch * STEPS, network.sizes[0]), np.float32)
-    return lambda steps: executor._forward(x, batch, steps, plan)
+def _best(call: Callable[[], Any]) -> float:
+    """Seconds of the quickest of five calls, after one to warm up."""
+    call()
+    return min(_timed(call) for _ in range(5))
 
 
-def _best(run: Any, steps: int) -> float:
-    run(steps)
-    return min(_timed(lambda: run(steps)) for _ in range(5))
-
-
-def _timed(call: Any) -> float:
+def _timed(call: Callable[[], Any]) -> float:
     start = time.perf_counter()
     call()
     return time.perf_counter() - start

@@ -73,35 +73,32 @@ def words_for(
     def sync_lanes(c):
         cuda.syncthreads()
 
-    def row_sum(c, part):
-        parts = parts_of_lanes()
-        k = cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y
-        width = cuda.blockDim.x * cuda.blockDim.y
-        cuda.syncthreads()
-        parts[k] = part
-        cuda.syncthreads()
-        while width > 1:
-            half = (width + 1) // 2
-            if k < width - half:
-                parts[k] += parts[k + half]
-            cuda.syncthreads()
-            width = half
-        return parts[0]
+    def over_lanes(combine):
+        """The word that combines what the lanes bring, in the order of a tree, which depends on their number alone."""
+        joined = device(combine, True)
 
-    def row_max(c, part):
-        parts = parts_of_lanes()
-        k = cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y
-        width = cuda.blockDim.x * cuda.blockDim.y
-        cuda.syncthreads()
-        parts[k] = part
-        cuda.syncthreads()
-        while width > 1:
-            half = (width + 1) // 2
-            if k < width - half and not parts[k] >= parts[k + half]:
-                parts[k] = parts[k + half]
+        def combined(c, part):
+            parts = parts_of_lanes()
+            k = cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y
+            width = cuda.blockDim.x * cuda.blockDim.y
             cuda.syncthreads()
-            width = half
-        return parts[0]
+            parts[k] = part
+            cuda.syncthreads()
+            while width > 1:
+                half = (width + 1) // 2
+                if k < width - half:
+                    parts[k] = joined(parts[k], parts[k + half])
+                cuda.syncthreads()
+                width = half
+            return parts[0]
+
+        return combined
+
+    def total(a, b):
+        return a + b
+
+    def greatest(a, b):
+        return a if a >= b else b
 
     def tile_extent(c):
         return tile
@@ -137,8 +134,8 @@ def words_for(
         "lane_column": lane_column,
         "lane_columns": lane_columns,
         "sync_lanes": sync_lanes,
-        "row_sum": row_sum,
-        "row_max": row_max,
+        "row_sum": over_lanes(total),
+        "row_max": over_lanes(greatest),
         "tile_rows": tile_extent,
         "tile_columns": tile_extent,
         "matmul_tile": matmul_tile,

@@ -3,6 +3,8 @@
 Each row changes a working call and lists what the message must contain (case does not count).
 """
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -23,6 +25,10 @@ def read_only(*shape):
     array.flags.writeable = False
     return array
 
+
+# Records whose formulas nothing would run.
+OWN = dataclasses.replace(fm.activations.relu, value=fm.activations.silu.value)
+OWN_LOSS = dataclasses.replace(fm.losses.mse, gradient=fm.losses.mae.gradient)
 
 # Working calls: x (6, 4), weight (5, 4), bias (5,), all else (6, 5); float32.
 FLOATS = ("float32", "float64")
@@ -46,6 +52,8 @@ BAD_CALLS = [
     ("dense_forward", {"x": [[1.0] * 4] * 6}, TypeError, ["x", "list", "array"]),
     ("dense_forward", {"activation": "relo"}, ValueError, ["activation", "relo", *NAMES]),
     ("dense_forward", {"activation": 3}, (TypeError, ValueError), ["activation", "3", *NAMES]),
+    ("dense_forward", {"activation": OWN}, ValueError, ["activation", "'relu'", "formulas"]),
+    ("dense_forward", {"x": np.ma.array(zeros(6, 4))}, TypeError, ["x", "mask", "filled"]),
     ("dense_forward", {"precision": "tf32"}, ValueError, ["precision", "tf32", "float32"]),
     ("dense_forward", {"precision": "double"}, ValueError, ["precision", "double", "float32"]),
     ("dense_forward", {"out": zeros(5, 6)}, ValueError, ["out", "(5, 6)", "(6, 5)"]),
@@ -74,6 +82,8 @@ BAD_CALLS = [
     ("log_softmax", {"z": zeros(6, 5, dtype=np.int32)}, TypeError, ["z", "int32", "float32", ".astype("]),
     ("huber", {"delta": 0.0}, ValueError, ["delta", "0.0"]),
     ("huber", {"delta": np.nan}, ValueError, ["delta", "nan"]),
+    ("huber", {"delta": "1"}, TypeError, ["delta", "'1'"]),
+    ("activate", {"activation": dataclasses.replace(OWN, name="mine")}, ValueError, ["activation", "'mine'", *NAMES]),
     ("cross_entropy", {"target": np.array([0, 1, 2, 3, 4, 5])}, ValueError, ["target", "5"]),
     ("cross_entropy", {"target": np.array([0, 1, 2, 3, 4, -1])}, ValueError, ["target", "-1", "5"]),
     ("cross_entropy", {"target": np.array([0] * 5 + [255], np.uint8)}, ValueError, ["target", "255", "5"]),
@@ -194,6 +204,8 @@ BAD_OPTIMIZERS += [
     ("SGD", {"momentum": -0.5}, ValueError, ["momentum", "-0.5"]),
     ("SGD", {"momentum": np.inf}, ValueError, ["momentum", "inf"]),
     ("SGD", {"nesterov": True}, ValueError, ["nesterov", "momentum"]),
+    ("SGD", {"nesterov": "no"}, TypeError, ["nesterov", "'no'", "False"]),
+    ("RMSprop", {"centered": 1}, TypeError, ["centered", "1", "False"]),
     ("Adam", {"betas": (1.0, 0.999)}, ValueError, ["betas", "1.0"]),
     ("Adam", {"betas": (0.9, -0.1)}, ValueError, ["betas", "-0.1"]),
     ("Adam", {"betas": 0.9}, (TypeError, ValueError), ["betas", "0.9"]),
@@ -256,6 +268,30 @@ def test_unknown_activation_option(maker):
     with pytest.raises(TypeError) as caught:
         getattr(fm.activations, maker)(gain=1.0)
     assert_message(caught, ["gain"])
+
+
+@pytest.mark.parametrize(
+    "make, error, words",
+    [
+        (lambda: fm.activations.leaky_relu(slope=[1.0]), TypeError, ["leaky_relu", "slope", "[1.0]"]),
+        (lambda: fm.activations.leaky_relu(slope=np.inf), ValueError, ["leaky_relu", "slope", "inf"]),
+        (lambda: fm.activations.softplus(beta=0), ValueError, ["softplus", "beta", "above 0"]),
+        (lambda: fm.losses.huber(delta=-1), ValueError, ["huber", "delta", "-1", "above 0"]),
+        (lambda: fm.losses.huber(foo=3), TypeError, ["huber", "foo", "delta"]),
+        (lambda: fm.losses.mse(delta=1), TypeError, ["mse", "delta", "none"]),
+        (lambda: fm.losses.get(OWN_LOSS), ValueError, ["loss", "'mse'", "formulas"]),
+    ],
+    ids=map(str, range(7)),
+)
+def test_bad_parameters(make, error, words):
+    with pytest.raises(error) as caught:
+        make()
+    assert_message(caught, words)
+
+
+def test_a_record_of_scope_row_saves_its_output():
+    with pytest.raises(ValueError, match=r"softmax.*preactivation"):
+        dataclasses.replace(fm.activations.softmax, saves="preactivation")
 
 
 def test_unknown_activation_by_get():

@@ -133,7 +133,10 @@ BAD_Y = [
     (np.array([0, 1, 2**63], np.uint64), 3, 2, CROSS, ValueError, ["y", str(2**63)]),
     ([0.0, 1.0, 1.0], 3, 2, CROSS, TypeError, ["y", "float64", "astype"]),
     ([0, 1], 3, 2, CROSS, ValueError, ["y", "(2,)", "(3,)"]),
-    ([[0], [1], [1]], 3, 2, CROSS, ValueError, ["y", "(3, 1)", "(3, 2)", "(3,)"]),
+    ([[0], [1], [1]], 3, 2, CROSS, ValueError, ["y", "(3, 1)", "(3, 2)", "(3,)", "ravel"]),
+    ([1, 2, 2], 3, 2, CROSS, ValueError, ["y", "2", "0 to 1", "y - 1"]),
+    ([[1.5, -0.5], [0, 1], [0, 1]], 3, 2, CROSS, ValueError, ["y", "-0.5", "1.5", "0 to 1"]),
+    (np.ma.array([0, 1, 1], mask=[0, 0, 1]), 3, 2, CROSS, TypeError, ["y", "mask", "filled"]),
     ([-1, 1, 1], 3, 1, BINARY, ValueError, ["y", "-1", "0 to 1"]),
     ([0, 2, 1], 3, 1, BINARY, ValueError, ["y", "2", "0 to 1"]),
 ]

@@ -356,7 +356,7 @@ def test_terminal(clock, monkeypatch):
         assert drawings[-1].startswith("epoch 50/50 [####################]  loss 0.02")
     monkeypatch.setenv("COLUMNS", "200")
     last = play(clock, Screen(True), True).split("\r")[-1]
-    for part in ("loss 0.02", "validation 0.04", "accuracy 97.50%", "5,000 rows/s"):
+    for part in ("loss 0.02", "val_loss 0.04", "accuracy 97.50%", "5,000 rows/s"):
         assert part in last
 
 
@@ -396,6 +396,7 @@ BAD_FITS = [
     ({"batch_size": 0}, ValueError, ["batch_size", "0", "at least 1"]),
     ({"batch_size": 2.0}, TypeError, ["batch_size", "2.0"]),
     ({"batch_size": True}, TypeError, ["batch_size", "True"]),
+    ({"x": np.ma.array(X)}, TypeError, ["x", "mask", "filled"]),
     ({"shuffle": "yes"}, ValueError, ["shuffle", "'yes'", "True"]),
     ({"shuffle": 1}, ValueError, ["shuffle", "1", "True"]),
     ({"validation_data": (X,)}, ValueError, ["validation_data", "(x, y)", "1"]),

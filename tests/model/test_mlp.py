@@ -209,7 +209,11 @@ BAD_MODELS = [
     ({"seed": 2**64}, ValueError, ["seed", str(2**64)]),
     ({"seed": 0.5}, TypeError, ["seed", "0.5"]),
     ({"seed": None}, TypeError, ["seed", "None"]),
-    ({"backend": "tpu"}, ValueError, ["tpu", "python", "cpu", "cuda"]),
+    ({"sizes": [2**31, 3]}, ValueError, ["sizes[0]", str(2**31)]),
+    ({"backend": "tpu"}, ValueError, ["backend", "tpu", "python", "cpu", "cuda"]),
+    ({"backend": 3}, TypeError, ["backend", "3", "python", "cpu", "cuda"]),
+    ({"backend": None}, TypeError, ["backend", "None", "python", "cpu", "cuda"]),
+    ({"plan": "out"}, TypeError, ["plan", "'out'", "Plan"]),
 ]
 
 

@@ -17,10 +17,10 @@ import fusedmlp as fm
 import runs
 import turns
 from fusedmlp.backends import gang
-from fusedmlp.backends.errors import Stopped
+from fusedmlp.backends.errors import NonFinite
 from fusedmlp.kernels import optimizers
-from fusedmlp.kernels.interpreter import FAILED
 
+ASKED = 3  # a reason to stop like any other
 PROMPT = 1.0  # seconds within which everything must have ended
 PARTITIONS = ("out", "in", "rows", ("out", "in", "rows"))
 
@@ -98,7 +98,7 @@ def request():
         def ask(sync=sync, inside=inside):
             inside.wait()
             time.sleep(0.02)
-            sync[0][words.REQUEST] = FAILED
+            sync[0][words.REQUEST] = ASKED
 
         made = in_one_call(runs.executor(backend, partition=partition, workers=workers))
         asker = threading.Thread(target=ask)
@@ -115,7 +115,7 @@ def request():
 def steps_done(made, given):
     """The steps of an epoch that were done before somebody stopped it."""
     done = 0
-    with suppress(Stopped):
+    with suppress(NonFinite):
         for losses in runs.epoch(made, given):
             done += len(losses)
     return done
@@ -131,7 +131,7 @@ def requested_by_a_word(workers):
 
         def worker(c):
             if c.number == workers - 1 and next(counter) == at:
-                turns.request_stop(c, FAILED)
+                turns.request_stop(c, ASKED)
             return turns.worker(c)
 
         return turns.TurnsBackend(schedule, worker=worker)

@@ -56,7 +56,7 @@ def test_auto_is_a_backend_that_is_available():
 
 @pytest.mark.parametrize("name", ["", "CPU", "tpu", "numpy"])
 def test_unknown_name(name):
-    with pytest.raises(ValueError, match=r"name: unknown backend .*; expected one of auto, python, cpu, cuda"):
+    with pytest.raises(ValueError, match=r"backend: unknown backend .*; expected one of auto, python, cpu, cuda"):
         fm.get_backend(name)
 
 
