@@ -43,7 +43,8 @@ class Binder:
 
     words    word -> what it means here; every word of the vocabulary
     compile  compile(function, thin) makes a rebuilt function callable; a thin one becomes part of its caller
-    folder   the backend's own sources, which go into the digest with those of kernels/ and of this folder
+    folder   the backend's own sources, which go into the digest with those of kernels/ and of this folder: whatever
+             decides what the words mean must stand there, or in the label of an entry
     """
 
     def __init__(

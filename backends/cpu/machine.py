@@ -123,7 +123,7 @@ CAN_YIELD = sys.platform != "win32" and hasattr(ctypes.CDLL(None), "sched_yield"
 
 
 # Subnormal numbers count as zero while a compiled call runs: without that the momentum of dead units sticks among
-# them, and the update runs 50 to 90 times slower (2 cores with AVX-512).
+# them, and the update of a sketch ran 50 to 90 times slower (2 cores with AVX-512).
 
 SSE_FLUSH = 0x8040  # MXCSR: bit 15 flushes results to zero, bit 6 reads subnormals as zero.
 ARM_FLUSH = 1 << 24  # FPCR.FZ

@@ -25,7 +25,7 @@ from fusedmlp.backends.cpu.machine import (
 from fusedmlp.backends.views import constant_of
 
 # Of every compiled function. error_model: with Python's, an x / 0.0 in one worker would leave the others waiting for
-# ever, and an Adam loop ran six times slower. No fastmath: it drops the checks for NaN.
+# ever, and an Adam loop of a sketch ran six times slower. No fastmath: it drops the checks for NaN.
 OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 # Of functions that only other compiled functions call: the wrappers cost a third of the time to compile.
@@ -36,8 +36,8 @@ INLINED = INNER | {"inline": "always"}
 ARRIVED, GENERATION, REQUEST, PUBLISHED, ABANDONED = 0, 8, 16, 24, 32
 SYNC_LENGTH = 40
 
-# How often a waiting worker looks before it gives up its core at every further turn: 2,000 times cost 8 times more
-# where workers outnumber cores, 20,000 seventy times.
+# How often a waiting worker looks before it gives up its core at every further turn: in a sketch 2,000 times
+# cost 8 times more where workers outnumbered cores, 20,000 seventy times.
 SPINS = 200
 
 # A tile's product is collected in place and its weight gradient in scratch of 256 KiB (float32): both stay in a

@@ -108,6 +108,22 @@ def test_prediction_in_pieces(model, dtype, batch_size, rng):
     assert (np.abs(y - model(x)) <= summation(dtype, 40, 4.0)).all()
 
 
+def test_long_prediction_is_cut_into_calls(model, dtype, rng, monkeypatch):
+    """Ctrl-C is heard between two calls, each of about a fifth of a second; the pieces are the same to the bit."""
+    x, launched = rng.normal(size=(7, 4)).astype(dtype), []
+    whole = model(x, 2)
+    executor, launch = model._executor, model._backend.launch
+    monkeypatch.setattr(executor, "_steps_of_a_call", lambda key: 3)
+
+    def recorded(*arguments):
+        launched.append(arguments[-3:-1])  # the first step of a call, and the one after its last
+        return launch(*arguments)
+
+    monkeypatch.setattr(model._backend, "launch", recorded)
+    np.testing.assert_array_equal(model(x, 2), whole)
+    assert launched == [(0, 3), (3, 4)]
+
+
 def test_one_row_and_none(model, dtype, rng):
     x = rng.normal(size=4).astype(dtype)
     assert model(x).shape == (3,)

@@ -11,7 +11,7 @@ import turns
 from fusedmlp.backends.backend import LINE
 from fusedmlp.backends.errors import NonFinite
 from fusedmlp.backends.executor import Data
-from fusedmlp.kernels import activations, losses, optimizers, program
+from fusedmlp.kernels import activations, interpreter, losses, optimizers, program
 from fusedmlp.kernels.program import BARRIER, COLUMNS, MEET_OR_LEAVE, OP, Geometry
 
 PARTITIONS = [*product(("out", "in", "rows"), repeat=3)]
@@ -182,6 +182,23 @@ def test_one_worker_exchanges_nothing():
     for partition in PARTITIONS:
         made = compiled_program(runs.SIZES, partition, 1, update=optimizers.SGD_UPDATE)
         assert not {program.JOIN, program.JOIN_BACKWARD} & set(made.table[:, OP].tolist())
+
+
+def test_training_has_no_room_for_a_weight_gradient():
+    """A gradient lives in a tile of scratch: a program that trains lays out no block for it, one for gradients does."""
+    trains = compiled_program(runs.SIZES, ("out",) * 3, 1, update=optimizers.SGD_UPDATE)
+    assert not trains.gradients
+    weights = {tuple(shape) for _, shape in runs.network().parameters() if len(shape) == 2}
+    work = [b for name, b in trains.layout.blocks.items() if name not in trains.parameters]
+    assert not weights & {(b.rows, b.columns) for b in work}
+    assert set(compiled_program(runs.SIZES, ("out",) * 3, 1).gradients) == set(trains.parameters)
+
+
+def test_every_scalar_of_a_step_reaches_its_rule():
+    assert interpreter.step_scalars(range(optimizers.SCALARS)) == tuple(range(optimizers.SCALARS))
+    table = np.zeros(program.COLUMNS, np.int64)
+    table[program.P_AT] = 3
+    assert interpreter.parameters(table, range(9)) == (3, 4)[: activations.PARAMETERS]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
