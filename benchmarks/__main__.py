@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rows = [row for case in cases for column in columns for row in bench.rows(case, column)]
     finally:
         bench.close()
-    started = startup.measure(threads, max(rounds, startup.FEWEST_ROUNDS))
+    started = startup.measure(threads, max(rounds, startup.FEWEST_ROUNDS), cold=not options.quick)
     results = harness.document(bench, reach, cases, columns, rows, started)
     results = json.loads(json.dumps(results))  # as a later reader sees them
     if path := options.json or (None if options.quick else default_path(results)):
