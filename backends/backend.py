@@ -190,7 +190,8 @@ class Backend:
         self, x: Array, weight: Array, bias: Array | None, activation: str | Activation, *, precision: str | None = None
     ) -> tuple[Array, Backprop]:
         """(y, backprop): y as dense_forward gives it, and backprop(dy) -> (dx, dweight, dbias), dbias None without a
-        bias. backprop reads x and weight as they are when it is called."""
+        bias. Arguments, shapes, dtypes and errors are those of dense_forward, and of dense_backward for dy. backprop
+        reads x and weight as they are when it is called."""
         y, saved = self.dense_forward(x, weight, bias, activation, return_saved=True, precision=precision)
 
         def backprop(dy: Array) -> tuple[Array, Array, Array | None]:
@@ -202,7 +203,12 @@ class Backend:
     # Activations alone.
 
     def activate(self, z: Array, activation: str | Activation) -> Array:
-        """f(z) for z (B, C), or (C,) for one row, as a new array."""
+        """f(z) for z (B, C), or (C,) for one row, float32 or float64, as a new array of its shape and dtype.
+
+        activation  a name, or a record of fusedmlp.activations
+
+        TypeError for a wrong type, dtype or device, ValueError for another shape or an unknown activation.
+        """
         rule = activations.get(activation)
         given, z = z, arrays.floats("z", z)
         z_rows = arrays.rows("z", z, "(B, C)")
@@ -217,7 +223,13 @@ class Backend:
         return arrays.giver(given)(y.reshape(z.shape))
 
     def activation_backward(self, dy: Array, saved: Array, activation: str | Activation) -> Array:
-        """dz = dy f'(z) as a new array of dy's shape, (B, C) or (C,); `saved` is y or z, as the rule's `saves` says."""
+        """dz = dy f'(z) as a new array of dy's shape, (B, C) or (C,), and dtype, float32 or float64.
+
+        saved       y or z, as the rule's `saves` says: of dy's shape and dtype
+        activation  a name, or a record of fusedmlp.activations
+
+        TypeError for a wrong type, dtype or device, ValueError for a wrong shape or an unknown activation.
+        """
         rule = activations.get(activation)
         given, dy = dy, arrays.floats("dy", dy)
         saved = arrays.shaped("saved", arrays.floats("saved", saved, dy.dtype, "dy"), dy.shape, "that of dy")
@@ -233,11 +245,13 @@ class Backend:
         return arrays.giver(given)(dz.reshape(dy.shape))
 
     def softmax(self, z: Array) -> Array:
-        """exp(z) / sum(exp(z)) of each row of z (B, C), or of one row (C,); finite for every finite z."""
+        """exp(z) / sum(exp(z)) of each row of z (B, C), or of one row (C,); finite for every finite z.
+        dtypes and errors as in `activate`."""
         return self.activate(z, activations.softmax)
 
     def log_softmax(self, z: Array) -> Array:
-        """z - log(sum(exp(z))) of each row of z (B, C), or of one row (C,); finite for every finite z."""
+        """z - log(sum(exp(z))) of each row of z (B, C), or of one row (C,); finite for every
+        finite z. dtypes and errors as in `activate`."""
         return self.activate(z, activations.log_softmax)
 
     # Losses: (prediction, target) -> (loss, gradient with respect to the prediction), in one pass.
@@ -247,23 +261,26 @@ class Backend:
     ) -> tuple[Array, Array]:
         """(a - t)², as torch.nn.MSELoss: (loss, gradient).
 
-        prediction, target  (B, O)
+        prediction, target  (B, O), both float32 or both float64
         reduction           "mean" over all elements, "sum", or "none" for the loss of each element
-        sample_weight       (B,): multiplies each row; the mean is then over the weights' sum times O
-        returns             loss 0-d, or (B, O) for "none"; gradient (B, O), of the sum for "none"
+        sample_weight       (B,) of the same dtype: multiplies each row; the mean is then over the weights' sum times O
+        returns             new arrays of that dtype: loss 0-d, or (B, O) for "none"; gradient (B, O), of the sum for
+                            "none". A mean of no rows is NaN
+
+        TypeError for a wrong type, dtype or device, ValueError for a wrong shape or an unknown reduction.
         """
         return self._element_loss(losses.mse, "prediction", prediction, target, reduction, sample_weight)
 
     def half_mse(
         self, prediction: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        """½ (a - t)²; with reduction "sum" its gradient is a - t. Shapes and reductions as in `mse`."""
+        """½ (a - t)²; with reduction "sum" its gradient is a - t. Shapes, reductions and errors as in `mse`."""
         return self._element_loss(losses.half_mse, "prediction", prediction, target, reduction, sample_weight)
 
     def mae(
         self, prediction: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
     ) -> tuple[Array, Array]:
-        """|a - t|, as torch.nn.L1Loss; its gradient at 0 is 0. Shapes and reductions as in `mse`."""
+        """|a - t|, as torch.nn.L1Loss; its gradient at 0 is 0. Shapes, reductions and errors as in `mse`."""
         return self._element_loss(losses.mae, "prediction", prediction, target, reduction, sample_weight)
 
     def huber(
@@ -275,15 +292,15 @@ class Backend:
         sample_weight: Array | None = None,
         delta: float = 1.0,
     ) -> tuple[Array, Array]:
-        """½ d² for d = |a - t| up to `delta`, then delta (d - ½ delta), as torch.nn.HuberLoss. Shapes and reductions
-        as in `mse`."""
+        """½ d² for d = |a - t| up to `delta`, then delta (d - ½ delta), as torch.nn.HuberLoss. Shapes,
+        reductions and errors as in `mse`; `delta` must be above 0."""
         return self._element_loss(losses.huber(delta=delta), "prediction", prediction, target, reduction, sample_weight)
 
     def binary_cross_entropy_with_logits(
         self, logits: Array, target: Array, *, reduction: str = "mean", sample_weight: Array | None = None
     ) -> tuple[Array, Array]:
         """-t log(a) - (1 - t) log(1 - a) with a = sigmoid(logits), as torch.nn.BCEWithLogitsLoss; finite for every
-        finite logit. target (B, O) holds probabilities. Shapes and reductions as in `mse`."""
+        finite logit. target (B, O) holds probabilities. Shapes, reductions and errors as in `mse`."""
         return self._element_loss(losses.binary_cross_entropy, "logits", logits, target, reduction, sample_weight)
 
     def cross_entropy(
@@ -291,13 +308,14 @@ class Backend:
     ) -> tuple[Array, Array]:
         """-sum(t log(softmax(logits))) of each row, as torch.nn.CrossEntropyLoss: (loss, gradient).
 
-        logits         (B, C)
+        logits         (B, C), float32 or float64
         target         class indices (B,) of any integer dtype, or probability rows (B, C) of the logits' dtype
         reduction      "mean" over the rows, "sum", or "none" for the loss of each row
-        sample_weight  (B,): multiplies each row; the mean is then over the weights' sum
-        returns        loss 0-d, or (B,) for "none"; gradient (B, C)
+        sample_weight  (B,) of the logits' dtype: multiplies each row; the mean is then over the weights' sum
+        returns        new arrays of that dtype: loss 0-d, or (B,) for "none"; gradient (B, C). A mean of no rows is NaN
 
-        An index outside 0 .. C - 1 is a ValueError.
+        TypeError for a wrong type, dtype or device, ValueError for a wrong shape, an unknown reduction, or an index
+        outside 0 .. C - 1.
         """
         given, a = logits, arrays.floats("logits", logits)
         _check_matrix("logits", a, "(B, C)")

@@ -11,33 +11,55 @@ class _Steps(rules.Hyperparameters):
     """Steps arrays that the caller holds, each with a state of its own."""
 
     def init(self, parameter: Any) -> State:
-        """The state of one parameter, float32 or float64, before its first step."""
+        """The state of one parameter, an array of any shape, float32 or float64, before its first step: slots of the
+        same shape and dtype, zero. TypeError for anything else."""
         view = arrays.view("parameter", parameter)
         arrays.floats("parameter", view)
         return State(view.shape, view.dtype, self.update_rule())
 
     def update_inplace(self, parameter: Any, gradient: Any, state: State) -> None:
         """One step, on the backend where the arrays lie. Writes `parameter`, of any shape, contiguous and writable,
-        and `state`; `gradient` has the parameter's shape and dtype."""
+        and `state`; `gradient` has the parameter's shape and dtype. Raises as Backend.update_inplace does, before
+        anything is written."""
         from fusedmlp.backends import backend_of
 
         backend_of({"parameter": parameter, "gradient": gradient}).update_inplace(self, parameter, gradient, state)
 
 
 class SGD(_Steps, rules.SGD):
-    """w -= lr v, v = momentum v + g, as torch.optim.SGD; with `nesterov`, w -= lr (g + momentum v)."""
+    """w -= lr v, v = momentum v + g, as torch.optim.SGD; with `nesterov`, w -= lr (g + momentum v).
+
+    lr, momentum, weight_decay  finite and at least 0
+    nesterov                    True needs a momentum above 0
+
+    TypeError or ValueError for anything else.
+    """
 
 
 class Adam(_Steps, rules.Adam):
-    """Adam as torch.optim.Adam; `weight_decay` is added to the gradient."""
+    """Adam (Kingma and Ba, arXiv:1412.6980) as torch.optim.Adam; `weight_decay` is added to the gradient.
+
+    lr, eps, weight_decay  finite and at least 0
+    betas                  two numbers of at least 0 and below 1
+
+    TypeError or ValueError for anything else.
+    """
 
 
 class AdamW(_Steps, rules.AdamW):
-    """Adam with decoupled weight decay, as torch.optim.AdamW."""
+    """Adam with decoupled weight decay (Loshchilov and Hutter, arXiv:1711.05101), as torch.optim.AdamW. Arguments as
+    Adam's."""
 
 
 class RMSprop(_Steps, rules.RMSprop):
-    """RMSprop as torch.optim.RMSprop, `centered` or not, with or without momentum."""
+    """RMSprop (Tieleman and Hinton, 2012) as torch.optim.RMSprop, `centered` or not, with or without momentum.
+
+    lr, eps, weight_decay, momentum  finite and at least 0
+    alpha                            at least 0 and below 1
+    centered                         True or False
+
+    TypeError or ValueError for anything else.
+    """
 
 
 _BY_NAME = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}

@@ -15,7 +15,20 @@ SQRT_HALF = 0.5**0.5
 SQRT_TWO_PI = (2 * np.pi) ** 0.5
 
 
-class NumPy:
+class Unfused:
+    """What reads the same in both."""
+
+    def dense_backward(self, dy, x, weight, saved, activation):
+        dz = self.activation_backward(dy, saved, activation)
+        return dz @ weight, dz.T @ x, dz.sum(0)
+
+    def dense(self, x, weight, bias, activation):
+        """For the activations whose `saved` is y."""
+        y = self.dense_forward(x, weight, bias, activation)
+        return y, lambda dy: self.dense_backward(dy, x, weight, y, activation)
+
+
+class NumPy(Unfused):
     """Unfused NumPy."""
 
     name = "numpy"
@@ -41,14 +54,6 @@ class NumPy:
 
     def dense_forward(self, x, weight, bias, activation):
         return self.activate(x @ weight.T + bias, activation)
-
-    def dense_backward(self, dy, x, weight, saved, activation):
-        dz = self.activation_backward(dy, saved, activation)
-        return dz @ weight, dz.T @ x, dz.sum(0)
-
-    def dense(self, x, weight, bias, activation):
-        y = self.dense_forward(x, weight, bias, activation)
-        return y, lambda dy: self.dense_backward(dy, x, weight, y, activation)
 
     def softmax(self, z):
         e = np.exp(z - z.max(1, keepdims=True))
@@ -111,7 +116,7 @@ class NumPy:
         return step
 
 
-class PyTorch:
+class PyTorch(Unfused):
     """PyTorch's kernels, called as its autograd calls them; optimizers fused where it has a fused kernel."""
 
     name = "pytorch"
@@ -140,14 +145,6 @@ class PyTorch:
 
     def dense_forward(self, x, weight, bias, activation):
         return self.activate(self.torch.nn.functional.linear(x, weight, bias), activation)
-
-    def dense_backward(self, dy, x, weight, saved, activation):
-        dz = self.activation_backward(dy, saved, activation)
-        return dz @ weight, dz.T @ x, dz.sum(0)
-
-    def dense(self, x, weight, bias, activation):
-        y = self.dense_forward(x, weight, bias, activation)
-        return y, lambda dy: self.dense_backward(dy, x, weight, y, activation)
 
     def softmax(self, z):
         return self.torch.softmax(z, 1)

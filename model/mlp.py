@@ -88,6 +88,8 @@ class MLP:
 
         x           numbers: an array, a DataFrame or nested lists; converted to the model's dtype
         batch_size  the most rows that are computed at a time; it bounds the memory that activations take
+
+        TypeError for what is not numbers, ValueError for a wrong shape or batch size.
         """
         rows = data.inputs(x, self._network.sizes[0], self._dtype)
         if batch_size is not None:
@@ -109,6 +111,9 @@ class MLP:
 
         x, y, loss, sample_weight  as in `fit`; x (I,) is one row
         reduction                  "mean" or "sum" over the rows, as in `fit`
+        returns                    the loss, and new arrays of the model's dtype and the parameters' shapes
+
+        Nothing of the model is written. TypeError or ValueError for bad arguments.
         """
         rule = losses.get(loss)
         checks.one_of("reduction", reduction, ("mean", "sum"))
@@ -121,7 +126,8 @@ class MLP:
 
     def update(self, gradients: Mapping[str, Any], optimizer: str | Hyperparameters = "adam") -> None:
         """One step of every parameter by gradients such as `loss_and_gradients` gives. The optimizer's state for this
-        model goes on from its last step, here or in `fit`; a name is one optimizer for each model."""
+        model goes on from its last step, here or in `fit`; a name is one optimizer for each model. TypeError or
+        ValueError before anything is written, where names, shapes or the optimizer are wrong."""
         chosen = self._optimizer(optimizer)
         given = self._arrays("gradients", gradients)
         with self._alone():
@@ -222,7 +228,8 @@ class MLP:
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Overwrites all parameters: the keys and shapes of `state_dict`, as arrays of any library in the processor's
-        memory or lists. Optimizers keep their state."""
+        memory or lists, converted to the model's dtype. Optimizers keep their state. TypeError or ValueError before
+        anything is written, where names or shapes are wrong."""
         given = self._arrays("state_dict", state_dict)
         with self._alone():
             self._executor.write(given)
