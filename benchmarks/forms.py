@@ -18,6 +18,9 @@ SQRT_TWO_PI = (2 * np.pi) ** 0.5
 class Unfused:
     """What reads the same in both."""
 
+    dense_forward: Callable[..., Any]
+    activation_backward: Callable[..., Any]
+
     def dense_backward(self, dy, x, weight, saved, activation):
         dz = self.activation_backward(dy, saved, activation)
         return dz @ weight, dz.T @ x, dz.sum(0)
