@@ -34,6 +34,7 @@ __all__ = [
     "available_backends",
     "backend_of",
     "binary_cross_entropy_with_logits",
+    "chosen",
     "cross_entropy",
     "dense",
     "dense_backward",
@@ -65,6 +66,8 @@ def unavailable(name: str) -> str | None:
             "this release has no CUDA backend yet (its kernels compile for CUDA, but nothing launches them on a "
             "device); use backend='cpu'"
         )
+    if name == "cpu" and os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        return "NUMBA_DISABLE_JIT is set, so nothing is compiled; unset it, or use backend='python'"
     return None
 
 
@@ -95,26 +98,32 @@ def _make(name: str) -> Backend:
         return _made[name]
 
 
-def get_backend(name: str = "auto") -> Backend:
-    """The backend of that name, an object with every kernel under its public name.
-
-    "auto" is FUSEDMLP_BACKEND where it is set, else cuda where it can be used, else cpu. ValueError for an unknown
-    name; BackendUnavailable, with cause and remedy, where an explicit choice cannot be met.
-    """
+def chosen(name: str = "auto") -> tuple[str, str]:
+    """(the backend's name, why it is that one) for what `get_backend` is given; its errors."""
     if not isinstance(name, str):
         raise TypeError(f"backend: expected one of auto, {', '.join(NAMES)}, got {name!r}")
-    asked = "backend"
+    asked, reason = "backend", "asked for"
     if name == "auto":
         name = os.environ.get("FUSEDMLP_BACKEND") or "auto"
-        asked = "FUSEDMLP_BACKEND"
+        asked, reason = "FUSEDMLP_BACKEND", f"FUSEDMLP_BACKEND={name}"
     if name == "auto":
-        name = "cuda" if unavailable("cuda") is None else "cpu"
+        cause = unavailable("cuda")
+        name, reason = ("cuda", "a CUDA device can be used") if cause is None else ("cpu", f"no cuda: {cause}")
     if name not in NAMES:
         raise ValueError(f"{asked}: unknown backend {name!r}; expected one of auto, {', '.join(NAMES)}")
     cause = unavailable(name)
     if cause is not None:
         raise BackendUnavailable(f"backend {name!r} is not available: {cause}")
-    return _make(name)
+    return name, reason
+
+
+def get_backend(name: str = "auto") -> Backend:
+    """The backend of that name, an object with every kernel under its public name.
+
+    "auto" is FUSEDMLP_BACKEND where it is set, else cuda where it can be used, else cpu. TypeError for what is no name,
+    ValueError for an unknown one; BackendUnavailable, with cause and remedy, where an explicit choice cannot be met.
+    """
+    return _make(chosen(name)[0])
 
 
 def backend_of(arguments: dict[str, Any]) -> Backend:
@@ -135,17 +144,13 @@ def set_num_threads(n: int) -> None:
         raise TypeError(f"n: expected a whole number of at least 1, got {n!r}")
     if n < 1:
         raise ValueError(f"n: expected a whole number of at least 1, got {n}")
-    _make("cpu").threads = operator.index(n)
+    get_backend("cpu").threads = operator.index(n)
 
 
-def warmup(dtype: str = "float32") -> None:
+def warmup(dtype: Any = "float32") -> None:
     """Compiles what training, validation and inference on the CPU need for a dtype, or loads it from disk, and measures
     the machine where that was not done yet, so that the first call of a model does not wait."""
-    import numpy as np
-
-    if dtype not in ("float32", "float64"):
-        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
-    _make("cpu").warm_up(np.dtype(dtype))  # type: ignore[attr-defined]
+    get_backend("cpu").warm_up(arrays.float_dtype(dtype))  # type: ignore[attr-defined]
 
 
 P = ParamSpec("P")

@@ -10,7 +10,19 @@ from typing import Any
 import numpy as np
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+_NOTHING = np.empty(0)
 _DLPACK_DEVICES = {1: "cpu", 2: "cuda", 3: "cuda", 13: "cuda"}  # kDLCPU, kDLCUDA, kDLCUDAHost, kDLCUDAManaged
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64, by any name that NumPy has for it. ValueError for anything else."""
+    try:
+        chosen = np.dtype(dtype)
+    except TypeError:
+        chosen = None
+    if dtype is None or chosen not in (np.float32, np.float64):
+        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
+    return chosen
 
 
 def is_array(value: Any) -> bool:
@@ -41,13 +53,14 @@ def common_device(arrays: dict[str, Any]) -> str:
     return next(iter(devices.values()), "cpu")
 
 
-def view(name: str, value: Any) -> np.ndarray:
-    """The NumPy view of an array in the processor's memory. TypeError for what is no array."""
+def view(name: str, value: Any, dtype: str = "float32") -> np.ndarray:
+    """The NumPy view of an array in the processor's memory. TypeError for what is no array, with the advice to make
+    one of `dtype`."""
     if isinstance(value, np.ndarray):
         return unmasked(name, value)
     if not is_array(value):
         kind = "None" if value is None else type(value).__name__
-        raise TypeError(f"{name}: expected an array, got {kind}; pass np.asarray({name}, dtype=np.float32)")
+        raise TypeError(f"{name}: expected an array, got {kind}; pass np.asarray({name}, dtype=np.{dtype})")
     if device_of(value) != "cpu":
         raise TypeError(f"{name}: expected an array in the processor's memory, got one on {device_of(value)}")
     if getattr(value, "requires_grad", False):
@@ -65,12 +78,19 @@ def unmasked(name: str, array: np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
+_FROM_DLPACK = {"jaxlib": "jax.dlpack"}  # where `from_dlpack` is not beside the array's class
+
+
 def giver(value: Any) -> Callable[[np.ndarray], Any]:
     """How a result becomes an array of the library of `value`."""
     if isinstance(value, np.ndarray):
         return _as_it_is
-    library = sys.modules.get(type(value).__module__.partition(".")[0])
-    return getattr(library, "from_dlpack", _as_it_is)
+    for kind in type(value).__mro__:  # a subclass may stand in a module of the caller's
+        home = kind.__module__.partition(".")[0]
+        library = sys.modules.get(_FROM_DLPACK.get(home, home))
+        if library is not None and hasattr(library, "from_dlpack"):
+            return library.from_dlpack
+    return _as_it_is
 
 
 def _as_it_is(array: np.ndarray) -> np.ndarray:
@@ -122,8 +142,9 @@ def writable(name: str, value: Any, dtype: np.dtype, like: str) -> np.ndarray:
     return array
 
 
-def check_apart(name: str, target: np.ndarray, inputs: dict[str, np.ndarray]) -> None:
-    """ValueError if `target` shares memory with an input."""
-    for other, array in inputs.items():
+def check_apart(name: str, target: np.ndarray, inputs: dict[str, Any]) -> None:
+    """ValueError if `target` shares memory with an input, as the caller gave it: a copy would hide that."""
+    for other, given in inputs.items():
+        array = _NOTHING if given is None else view(other, given)
         if np.may_share_memory(target, array) and np.shares_memory(target, array):
             raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")

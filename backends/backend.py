@@ -107,7 +107,8 @@ class Backend:
         """
         _check_precision(precision)
         rule = activations.get(activation)
-        given, x = x, arrays.floats("x", x)
+        given, named = x, {"x": x, "weight": weight, "bias": bias}
+        x = arrays.floats("x", x)
         x_rows = arrays.rows("x", x, "(B, I)")
         weight, bias = _layer(x_rows, x.shape, weight, bias)
         shape = (len(x_rows), len(weight))
@@ -117,7 +118,7 @@ class Backend:
         else:
             target = arrays.writable("out", out, x.dtype, "x")
             y = arrays.shaped("out", target, result, "that of y").reshape(shape)
-            arrays.check_apart("out", y, {"x": x, "weight": weight} | ({} if bias is None else {"bias": bias}))
+            arrays.check_apart("out", y, named)
         keep = return_saved and rule.saves == "preactivation"
         saved = np.empty(shape, x.dtype) if keep else y
         if y.size:
@@ -319,7 +320,7 @@ class Backend:
         """
         given, a = logits, arrays.floats("logits", logits)
         _check_matrix("logits", a, "(B, C)")
-        known = arrays.view("target", target)
+        known = arrays.view("target", target, "int64")
         if known.ndim == 2 and known.dtype.kind == "f":
             known = arrays.floats("target", known, a.dtype, "logits")
             truth, labels = arrays.shaped("target", known, a.shape, "that of logits"), _NO_LABELS
@@ -393,15 +394,16 @@ class Backend:
         rule = optimizer.update_rule()
         if not isinstance(state, State):
             raise TypeError(f"state: expected what {type(optimizer).__name__}.init gave, got {type(state).__name__}")
-        if state.rule is not rule:
+        if state.rule != rule:
             raise ValueError(f"state: expected one made for the update rule {rule.name}, got one for {state.rule.name}")
         if state.shape != w.shape or state.dtype != w.dtype:
             raise ValueError(
                 f"state: expected one made by init for {w.dtype} {w.shape}, got one for {state.dtype} {state.shape}"
             )
+        arrays.check_apart("parameter", w, {"gradient": gradient})
         flat = [array.reshape(1, -1) for array in (g, w, *state.slots)]
         flat += [flat[1]] * (2 + SLOTS - len(flat))
-        scalars = optimizer.table(state.steps + 1, 1)[0]
+        (scalars,) = optimizer.table(state.steps + 1, 1, w.dtype)
         if w.size:
             self.launch(
                 "step",
@@ -409,7 +411,7 @@ class Backend:
                 self.workers_for(_ELEMENTWISE * w.size),
                 *flat,
                 kind("updates", rule),
-                tuple(w.dtype.type(value) for value in scalars),
+                tuple(scalars),
                 LINE // w.itemsize,
             )
         state.steps += 1
@@ -481,11 +483,15 @@ def class_indices(name: str, indices: np.ndarray, rows: int, classes: int) -> np
             f"{name}: expected integer class indices (B,) or probability rows (B, C), got {indices.dtype} "
             f"{indices.shape}; pass {name}.astype(np.int64)"
         )
-    arrays.shaped(name, indices, (rows,), "one index for each row")
+    if indices.shape != (rows,):
+        hint = f"; pass {name}.ravel()" if indices.shape == (rows, 1) else ""
+        hint = f"; probability rows are floats: pass {name}.astype(float)" if indices.shape == (rows, classes) else hint
+        raise ValueError(f"{name}: expected shape ({rows},), one index for each row, got {indices.shape}{hint}")
     if rows:
         for index in (indices.min(), indices.max()):
             if not 0 <= int(index) < classes:
                 hint = f"; classes counted from 1: pass {name} - 1" if index == classes and indices.min() > 0 else ""
+                hint = "; one output for two classes goes with binary cross-entropy" if classes == 1 else hint
                 raise ValueError(
                     f"{name}: expected class indices from 0 to {classes - 1} ({classes} classes), got {index}{hint}"
                 )

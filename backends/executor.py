@@ -107,7 +107,7 @@ class Executor:
         plan = plan or Plan(workers, ("rows",) * network.layers)
         run = self._enter(self._program(plan, batch, network=network))
         data, order = Data(x), np.arange(len(x), dtype=np.int64)
-        scalars = np.zeros((steps, SCALARS + 1), self.dtype)
+        scalars = self._scalars(np.zeros(steps))
         for first, last in self._calls((batch, plan.workers), steps):
             arguments = self._arguments(run, data, scalars[first:last], order, result=result, first=first)
             self.backend.launch("run", self.dtype, plan.workers, *arguments)
@@ -116,11 +116,9 @@ class Executor:
     def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, np.ndarray]]:
         """(loss, gradients by parameter) of all rows as one batch, each row's loss multiplied by `factor`."""
         rows = len(data.x)
-        plan = self.plan(rows)
+        plan = self.plan(rows, inherited=True)
         run = self._enter(self._program(plan, rows, loss))
-        scalars = np.zeros((1, SCALARS + 1), self.dtype)
-        scalars[0, SCALARS] = factor
-        losses = np.zeros(1)
+        scalars, losses = self._scalars(np.array([factor])), np.zeros(1)
         arguments = self._arguments(run, data, scalars, np.arange(rows, dtype=np.int64), losses)
         self.backend.launch("run", self.dtype, plan.workers, *arguments)
         return float(losses[0]), {name: self._copy(block, name) for name, block in run.gradients.items()}
@@ -131,7 +129,7 @@ class Executor:
         run = self._enter(self._program(serial_plan(self.network), 1, None, optimizer))
         for name, value in gradients.items():
             self._matrix(run.gradients[name])[...] = value
-        scalars = self._scalars(optimizer, state.steps, np.zeros(1))
+        scalars = self._scalars(np.zeros(1), optimizer, state.steps)
         nothing = Data(np.empty((1, self.network.sizes[0]), self.dtype))
         self.backend.launch(
             "run", self.dtype, 1, *self._arguments(run, nothing, scalars, np.zeros(1, np.int64), np.zeros(1))
@@ -160,7 +158,7 @@ class Executor:
         plan = self.plan(batch)
         for first, last in self._calls((batch, loss, state.rule), len(factors)):
             run = self._enter(self._program(plan, batch, loss, optimizer))
-            scalars, losses = self._scalars(optimizer, state.steps, factors[first:last]), np.zeros(last - first)
+            scalars, losses = self._scalars(factors[first:last], optimizer, state.steps), np.zeros(last - first)
             arguments = self._arguments(run, data, scalars, order, losses, first=first, guarded=True)
             done, reached = self.backend.launch_interruptible("run", self.dtype, plan.workers, *arguments)
             state.steps += done
@@ -179,18 +177,18 @@ class Executor:
         lines += [f"batches of {rows}: {plan}" for (_, rows), plan in sorted(self._plans.items())]
         return "\n".join(lines)
 
-    def plan(self, batch: int) -> Plan:
-        """How training steps of `batch` rows are shared out: as given, or chosen once for the shape. A batch smaller
-        than one that has its plan takes that one: so the short last batch of an epoch does, in `train` and in a loop
-        written by hand alike, and both give the same bits."""
+    def plan(self, batch: int, inherited: bool = False) -> Plan:
+        """How training steps of `batch` rows are shared out: as given, or chosen once for the shape. `inherited` takes
+        the plan of the next larger batch that has one: so the short last batch of an epoch does in a loop written by
+        hand, as it does in `train`, and both give the same bits."""
         if self._given_plan is not None:
             return self._given_plan
         threads = self.backend.threads
-        planned = sorted(rows for limit, rows in self._plans if limit == threads and rows >= batch)
-        if not planned:
-            self._plans[threads, batch] = self.backend.plan(self.network, batch)
-            return self._plans[threads, batch]
-        return self._plans[threads, planned[0]]
+        larger = [rows for limit, rows in self._plans if limit == threads and rows >= batch] if inherited else []
+        planned = min(larger, default=batch)
+        if (threads, planned) not in self._plans:
+            self._plans[threads, planned] = self.backend.plan(self.network, planned)
+        return self._plans[threads, planned]
 
     # Within.
 
@@ -209,12 +207,22 @@ class Executor:
         seconds = self._seconds_per_step.get(key, CALL_SECONDS)
         return max(1, int(CALL_SECONDS / max(seconds, 1e-7)))
 
-    def _scalars(self, optimizer: Hyperparameters, steps_taken: int, factors: np.ndarray) -> np.ndarray:
-        """The table of a call: each step's scalars, worked out in float64 and rounded once."""
-        table = np.empty((len(factors), SCALARS + 1))
-        table[:, :SCALARS] = optimizer.table(steps_taken + 1, len(factors))
+    def _scalars(
+        self, factors: np.ndarray, optimizer: Hyperparameters | None = None, steps_taken: int = 0
+    ) -> np.ndarray:
+        """The table of a call: each step's scalars, and the factor of its loss. ValueError where one is beyond the
+        range of the dtype."""
+        table = np.zeros((len(factors), SCALARS + 1), self.dtype)
+        if optimizer is not None:
+            table[:, :SCALARS] = optimizer.table(steps_taken + 1, len(factors), self.dtype)
         table[:, SCALARS] = factors
-        return table.astype(self.dtype)
+        least = np.finfo(self.dtype).tiny
+        if not np.isfinite(table[:, SCALARS]).all() or (table[factors != 0, SCALARS] < least).any():
+            raise ValueError(
+                f"sample_weight: expected weights whose sums fit {self.dtype}; they make factors of the loss from "
+                f"{factors.min()} to {factors.max()}"
+            )
+        return table
 
     def _program(
         self,

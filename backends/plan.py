@@ -22,8 +22,8 @@ class Plan:
     partitions: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise ValueError(f"plan: workers must be at least 1, got {self.workers}")
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
+            raise ValueError(f"plan: workers must be a whole number of at least 1, got {self.workers!r}")
         for partition in self.partitions:
             if partition not in PARTITIONS:
                 raise ValueError(f"plan: unknown partition {partition!r}; expected one of {', '.join(PARTITIONS)}")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.benchmarks import device, harness, limits, plots, report, startup
 from fusedmlp.benchmarks.cases import CASES, COLUMNS, SWEEPS, named
 from fusedmlp.benchmarks.peers import MODES, OURS, contestants
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         entrants.remove(("pytorch", "compile"))
     entrants = list(dict.fromkeys([OURS, *entrants]))
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else 7)
-    threads = options.threads or device.default_threads()
+    threads = options.threads or default_threads()
 
     print(f"{device.device_name()}, {threads} threads, {rounds} rounds", flush=True)
     bench = harness.Bench(entrants, threads, rounds, 0.05 if options.quick else options.turn, say=print_row)

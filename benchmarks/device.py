@@ -7,6 +7,8 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from fusedmlp.backends.cpu.threads import core_cpus
+
 PACKAGES = ("fusedmlp", "numpy", "scipy", "numba", "torch", "jax", "jaxlib", "scikit-learn")
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -19,27 +21,6 @@ def in_clone() -> bool:
 def results_folder() -> Path:
     """benchmarks/results of the checkout, or of the current folder when the library is installed."""
     return (ROOT if in_clone() else Path()) / "benchmarks" / "results"
-
-
-def core_cpus() -> list[int]:
-    """One CPU number for each physical core that this process may use."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    first: dict[str, int] = {}
-    for cpu in sorted(allowed):
-        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list")
-        first.setdefault(siblings.read_text() if siblings.exists() else str(cpu), cpu)
-    return list(first.values())
-
-
-def default_threads() -> int:
-    """The smaller of the physical cores that this process may use and its cgroup's quota, at least 1."""
-    threads = len(core_cpus())
-    quota_file = Path("/sys/fs/cgroup/cpu.max")
-    if quota_file.exists():
-        quota, period = quota_file.read_text().split()
-        if quota != "max":
-            threads = min(threads, int(quota) // int(period))
-    return max(1, threads)
 
 
 def device_name() -> str:

@@ -12,7 +12,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 import fusedmlp as fm
-from fusedmlp.benchmarks.device import default_threads
+from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.benchmarks.forms import Library, NumPy, PyTorch
 
 pytest.importorskip("pytest_benchmark")

@@ -16,8 +16,8 @@ import os
 import sys
 import time
 
+from fusedmlp.backends.cpu.threads import core_cpus
 from fusedmlp.benchmarks.cases import COLUMNS, named
-from fusedmlp.benchmarks.device import core_cpus
 from fusedmlp.benchmarks.peers import PACKAGES, Training
 
 FEWEST_STEPS = 3

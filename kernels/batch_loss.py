@@ -5,6 +5,7 @@ row's loss or (B, C) for each element's, weights (B,) or empty for ones.
 """
 
 from fusedmlp.kernels.choice import Choice, gradient, indices, probabilities, value
+from fusedmlp.kernels.summation import STRETCH, compensated
 from fusedmlp.kernels.vocabulary import const, double, lane, lanes, row, row_sum, sync_lanes, thin
 
 
@@ -21,10 +22,13 @@ def loss_elements(c, a, truth, labels, da, losses, weights, factor, p, first_row
 
 
 def loss_span(c, a, t, da, w, p):
-    total = const(w, 0)
-    for j in range(lane(c), a.shape[0], lanes(c)):
-        total += value(a[j], t[j], p)
-        da[j] = w * gradient(a[j], t[j], p)
+    total, error = const(w, 0), const(w, 0)
+    for start in range(0, a.shape[0], STRETCH * lanes(c)):
+        part = const(w, 0)
+        for j in range(start + lane(c), min(start + STRETCH * lanes(c), a.shape[0]), lanes(c)):
+            part += value(a[j], t[j], p)
+            da[j] = w * gradient(a[j], t[j], p)
+        total, error = compensated(total, error, part)
     return total
 
 

@@ -8,13 +8,16 @@ z = x weightᵀ + bias, y = f(z); dz = dy f'(z), dx = dz weight, dweight = dzᵀ
 """
 
 from fusedmlp.kernels.choice import SAVES_PREACTIVATION, SLOTS, Choice, gradient, step, value
+from fusedmlp.kernels.summation import STRETCH, compensated
 from fusedmlp.kernels.vocabulary import (
     block,
     const,
+    lane,
     lane_column,
     lane_columns,
     lane_row,
     lane_rows,
+    lanes,
     matmul_tile,
     product_tile,
     row,
@@ -186,13 +189,12 @@ def bias_update(c, dz, bias, s0, s1, s2, kind, h, first_column, last_column):
     """bias (1, O) takes one optimizer step by the column sums of dz, on a range of columns."""
     for j in range(first_column, last_column, tile_columns(c)):
         n = min(tile_columns(c), last_column - j)
-        g = scratch(c, bias, 1, n)
-        column_sums(c, block(dz, 0, j, dz.shape[0], n), row(g, 0), False)
-        sync_lanes(c)
+        sums = scratch(c, bias, SUM_ROWS, n)
+        column_sums(c, block(dz, 0, j, dz.shape[0], n), sums)
         update_tile(
             kind,
             c,
-            g,
+            block(sums, 0, 0, 1, n),
             block(bias, 0, j, 1, n),
             block(s0, 0, j, 1, n),
             block(s1, 0, j, 1, n),
@@ -202,22 +204,35 @@ def bias_update(c, dz, bias, s0, s1, s2, kind, h, first_column, last_column):
         sync_lanes(c)
 
 
-def column_sums(c, a, sums, accumulate):
-    """sums[j] = the sum of column j, row after row; += with `accumulate`."""
-    if not accumulate:
-        clear_span(c, sums)
-    for i in range(a.shape[0]):
-        accumulate_span(c, row(a, i), sums)
+SUM_ROWS = 3  # what column_sums needs: the sums, the sums of a stretch of rows, the errors of the sums
+
+
+def column_sums(c, a, sums):
+    """Row 0 of sums (SUM_ROWS, n) = the sums of the columns of a (m, n). A lane has its columns by itself."""
+    total, part, error = row(sums, 0), row(sums, 1), row(sums, 2)
+    clear_span(c, total)
+    clear_span(c, error)
+    for start in range(0, a.shape[0], STRETCH):
+        clear_span(c, part)
+        for i in range(start, min(start + STRETCH, a.shape[0])):
+            accumulate_span(c, row(a, i), part)
+        compensated_span(c, part, total, error)
+    sync_lanes(c)
 
 
 def clear_span(c, y):
-    for j in range(lane_column(c), y.shape[0], lane_columns(c)):
+    for j in range(lane(c), y.shape[0], lanes(c)):
         y[j] = const(y[j], 0)
 
 
 def accumulate_span(c, a, y):
-    for j in range(lane_column(c), y.shape[0], lane_columns(c)):
+    for j in range(lane(c), y.shape[0], lanes(c)):
         y[j] += a[j]
+
+
+def compensated_span(c, part, total, error):
+    for j in range(lane(c), part.shape[0], lanes(c)):
+        total[j], error[j] = compensated(total[j], error[j], part[j])
 
 
 def share(extent, multiple, number, parts):

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusedmlp.kernels.activations import log_sum_exp_parts, sigmoid_value, softmax_element
+from fusedmlp.kernels.activations import log_sum_exp_parts, row_total, sigmoid_value, softmax_element
 from fusedmlp.kernels.records import Parametrized, find
+from fusedmlp.kernels.summation import STRETCH, compensated
 from fusedmlp.kernels.vocabulary import const, exp, lane, lanes, log, log1p, row_sum, sync_lanes
 
 NAN = float("nan")
@@ -113,14 +114,14 @@ def cross_entropy_probabilities(c, z, t, gradient, factor):
     """H(t, a) = sum of -t log(a), a = softmax(z), for a probability row t; dH/dz = a sum(t) - t."""
     m, s = log_sum_exp_parts(c, z)
     log_s = log(s)
-    mass = const(m, 0)
-    for j in range(lane(c), z.shape[0], lanes(c)):
-        mass += t[j]
-    mass = row_sum(c, mass)
-    loss = const(m, 0)
-    for j in range(lane(c), z.shape[0], lanes(c)):
-        loss += t[j] * (log_s - (z[j] - m))
-        gradient[j] = factor * (softmax_element(z[j], m, s) * mass - t[j])
+    mass = row_total(c, t)
+    loss, error = const(m, 0), const(m, 0)
+    for start in range(0, z.shape[0], STRETCH * lanes(c)):
+        part = const(m, 0)
+        for j in range(start + lane(c), min(start + STRETCH * lanes(c), z.shape[0]), lanes(c)):
+            part += t[j] * (log_s - (z[j] - m))
+            gradient[j] = factor * (softmax_element(z[j], m, s) * mass - t[j])
+        loss, error = compensated(loss, error, part)
     return row_sum(c, loss)
 
 

@@ -113,12 +113,23 @@ class Hyperparameters:
         rule reads them."""
         raise NotImplementedError
 
-    def table(self, first: int, steps: int) -> np.ndarray:
-        """The scalars of `steps` steps from step `first` on, a row for each: float64 (steps, SCALARS)."""
+    def table(self, first: int, steps: int, dtype: np.dtype) -> np.ndarray:
+        """The scalars of `steps` steps from step `first` on, a row for each, worked out in float64 and rounded once:
+        (steps, SCALARS) of `dtype`. ValueError where one is beyond the range of `dtype`."""
         made = np.zeros((steps, SCALARS))
         for column, value in enumerate(self.scalars(np.arange(first, first + steps, dtype=np.float64))):
             made[:, column] = value
-        return made
+        with np.errstate(over="ignore"):
+            rounded = made.astype(dtype)
+        if not np.isfinite(rounded).all():
+            raise ValueError(f"optimizer: expected hyper-parameters within the range of {dtype}, got {self}")
+        return rounded
+
+    def _settle(self, *names: str, below: float | None = None) -> None:
+        """Makes Python floats of the fields named: finite, at least 0, and below `below`."""
+        for name in names:
+            number = finite(type(self).__name__, name, getattr(self, name), at_least=0, below=below)
+            object.__setattr__(self, name, number)
 
 
 @dataclass(frozen=True)
@@ -129,8 +140,7 @@ class SGD(Hyperparameters):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("lr", "momentum", "weight_decay"):
-            finite("SGD", name, getattr(self, name), at_least=0)
+        self._settle("lr", "momentum", "weight_decay")
         flag("SGD", "nesterov", self.nesterov)
         if self.nesterov and self.momentum == 0.0:
             raise ValueError("SGD: nesterov needs a momentum above 0, got momentum=0")
@@ -154,12 +164,11 @@ class Adam(Hyperparameters):
 
     def __post_init__(self) -> None:
         name = type(self).__name__
-        for argument in ("lr", "eps", "weight_decay"):
-            finite(name, argument, getattr(self, argument), at_least=0)
+        self._settle("lr", "eps", "weight_decay")
         if not isinstance(self.betas, tuple | list) or len(self.betas) != 2:
             raise ValueError(f"{name}: betas must be two numbers, got {self.betas!r}")
-        for i, beta in enumerate(self.betas):
-            finite(name, f"betas[{i}]", beta, at_least=0, below=1)
+        betas = tuple(finite(name, f"betas[{i}]", beta, at_least=0, below=1) for i, beta in enumerate(self.betas))
+        object.__setattr__(self, "betas", betas)
 
     def update_rule(self) -> Update:
         return ADAM_UPDATE
@@ -189,9 +198,8 @@ class RMSprop(Hyperparameters):
     centered: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("lr", "eps", "weight_decay", "momentum"):
-            finite("RMSprop", name, getattr(self, name), at_least=0)
-        finite("RMSprop", "alpha", self.alpha, at_least=0, below=1)
+        self._settle("lr", "eps", "weight_decay", "momentum")
+        self._settle("alpha", below=1)
         flag("RMSprop", "centered", self.centered)
 
     def update_rule(self) -> Update:

@@ -5,8 +5,11 @@ Shapes as in dense.py and batch_loss.py; every matrix is contiguous. `kind` numb
 
 from fusedmlp.kernels.batch_loss import loss_tile, total_loss
 from fusedmlp.kernels.dense import (
+    SUM_ROWS,
+    accumulate_span,
     activate,
     activation_backward,
+    clear_span,
     column_sums,
     dense_forward,
     input_gradient,
@@ -14,7 +17,19 @@ from fusedmlp.kernels.dense import (
     update_tile,
     weight_gradient,
 )
-from fusedmlp.kernels.vocabulary import barrier, block, lane, sync_lanes, tile_rows, vector, worker, workers
+from fusedmlp.kernels.vocabulary import (
+    barrier,
+    block,
+    lane,
+    row,
+    scratch,
+    sync_lanes,
+    tile_columns,
+    tile_rows,
+    vector,
+    worker,
+    workers,
+)
 
 
 def forward(c, x, weight, bias, y, saved, keep, kind, by_row, identity_kind, p, multiple):
@@ -55,10 +70,21 @@ def backward(c, dy, x, weight, saved, panel, dx, dweight, dbias, kind, identity_
             input_gradient(c, dz, weight, target, target, identity_kind, p, first, last, 0, inputs)
         barrier(c)
         weight_gradient(c, dz, block(x, start, 0, count, inputs), dweight, start > 0, first_output, last_output)
-        if dbias.shape[0] > 0 and last_output > first_output:
-            n = last_output - first_output
-            column_sums(c, block(dz, 0, first_output, count, n), vector(dbias, first_output, n), start > 0)
+        if dbias.shape[0] > 0:
+            add_bias_gradient(c, dz, dbias, start > 0, first_output, last_output)
         barrier(c)
+
+
+def add_bias_gradient(c, dz, dbias, accumulate, first, last):
+    """dbias = the column sums of dz on a range of columns; += with `accumulate`."""
+    for j in range(first, last, tile_columns(c)):
+        n = min(tile_columns(c), last - j)
+        sums, target = scratch(c, dz, SUM_ROWS, n), vector(dbias, j, n)
+        column_sums(c, block(dz, 0, j, dz.shape[0], n), sums)
+        if not accumulate:
+            clear_span(c, target)
+        accumulate_span(c, row(sums, 0), target)
+        sync_lanes(c)
 
 
 def apply(c, z, y, kind, p):

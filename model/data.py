@@ -1,6 +1,6 @@
 """What people have becomes what the executors take: C-contiguous arrays of the model's dtype, converted once."""
 
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,11 @@ def prepare(network: Network, dtype: np.dtype, loss: Loss, x: Any, y: Any, sampl
     """x, y and the sample weights of at least one row, as `Data`. The model's answers and the truths must go with the
     loss. Raises TypeError for what is not numbers, ValueError for a wrong shape or value."""
     fused_output(network, loss)
-    rows = inputs(x, network.sizes[0], dtype)
+    given = numbers("x", x)
+    rows = inputs(given, network.sizes[0], dtype)
     if not len(rows):
-        raise ValueError(f"x: expected at least one row, got shape {np.shape(x)}")
-    truth, labels = truths(y, len(rows), network.sizes[-1], dtype, loss, one_row=np.ndim(x) == 1)
+        raise ValueError(f"x: expected at least one row, got shape {given.shape}")
+    truth, labels = truths(y, len(rows), network.sizes[-1], dtype, loss, one_row=given.ndim == 1)
     return Data(rows, truth, labels, weights(sample_weight, len(rows), dtype))
 
 
@@ -30,7 +31,12 @@ def inputs(x: Any, columns: int, dtype: np.dtype, name: str = "x") -> np.ndarray
     if rows.ndim != 2 or rows.shape[1] != columns:
         hint = f"; for {len(array)} rows of one column pass {name}[:, None]" if array.ndim == columns == 1 else ""
         raise ValueError(f"{name}: expected shape (N, {columns}), or ({columns},) for one row, got {array.shape}{hint}")
-    return np.ascontiguousarray(rows, dtype)
+    return settled(rows, dtype)
+
+
+def settled(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """As the executors take it; itself where it is that already."""
+    return np.require(array, dtype, ["C", "A"])
 
 
 def truths(
@@ -59,7 +65,7 @@ def truths(
         raise ValueError(
             f"y: expected probabilities from 0 to 1 for {loss.name}, got values from {array.min()} to {array.max()}"
         )
-    return np.ascontiguousarray(array, dtype), None
+    return settled(array, dtype), None
 
 
 def weights(sample_weight: Any, rows: int, dtype: np.dtype) -> np.ndarray | None:
@@ -69,7 +75,7 @@ def weights(sample_weight: Any, rows: int, dtype: np.dtype) -> np.ndarray | None
     array = numbers("sample_weight", sample_weight)
     if array.shape != (rows,):
         raise ValueError(f"sample_weight: expected shape ({rows},), one for each row of x, got {array.shape}")
-    made = np.ascontiguousarray(array, dtype)
+    made = settled(array, dtype)
     if not np.isfinite(made).all() or (made < 0).any() or not made.any():
         raise ValueError(
             f"sample_weight: expected finite weights of at least 0, not all of them 0, "
@@ -82,11 +88,13 @@ def numbers(name: str, value: Any) -> np.ndarray:
     """`value` as an array of booleans, integers or floats: an array of any library in the processor's memory, a
     DataFrame, a list, a number. TypeError naming the argument for anything else."""
     try:
-        array = arrays.unmasked(name, np.asanyarray(value))
+        array = np.asanyarray(value)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged lists; tensors elsewhere, or with a history
         raise TypeError(f"{name}: expected numbers, got {type(value).__name__} that is no array: {error}") from error
+    array = arrays.unmasked(name, array)
     if array.dtype == object and array.size and all(isinstance(v, Real | np.bool_) for v in array.flat):
-        array = array.astype(np.float64)  # a DataFrame whose columns are of different kinds
+        whole = all(isinstance(v, Integral) for v in array.flat)
+        array = array.astype(np.int64 if whole else np.float64)  # a DataFrame whose columns are of different kinds
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{name}: expected numbers, got {type(value).__name__} of {array.dtype}")
     return array

@@ -1,13 +1,12 @@
 """`fusedmlp demo`: a classifier of handwritten digits, how good it is, and how fast beside PyTorch."""
 
-import os
 import statistics
 import time
 from dataclasses import dataclass
 
 import numpy as np
 
-from fusedmlp.backends import SGD, get_backend, unavailable
+from fusedmlp.backends import SGD, chosen
 from fusedmlp.model.minibatches import batches
 from fusedmlp.model.mlp import MLP
 
@@ -65,16 +64,6 @@ def accuracy(model: MLP, digits: Digits) -> float:
     return float(np.mean(model(x).argmax(1) == y))
 
 
-def why(asked: str) -> str:
-    """Why this backend: the same order in which get_backend looks."""
-    if asked != "auto":
-        return "asked for by --backend"
-    if named := os.environ.get("FUSEDMLP_BACKEND"):
-        return f"FUSEDMLP_BACKEND={named}"
-    cause = unavailable("cuda")
-    return "a CUDA device can be used" if cause is None else f"no cuda: {cause}"
-
-
 def run(backend: str = "auto") -> float:
     """Trains, prints, and returns the held-out accuracy of seed 0."""
     digits = load_digits()
@@ -93,7 +82,7 @@ def run(backend: str = "auto") -> float:
     print(f"held-out accuracy  {reached:.4f}; median of {len(SEEDS)} seeds {median:.4f}")
     print(f"time per step      {1e6 * step:.1f} µs (median of the epochs)")
     print(f"threads            {model.describe().splitlines()[-1]}")
-    print(f"backend            {get_backend(backend).name}, {why(backend)}")
+    print(f"backend            {', '.join(chosen(backend))}")
     try:
         torch_accuracy, torch_step = pytorch(digits, start)
     except ImportError:

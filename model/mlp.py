@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.backends import get_backend, optimizers
+from fusedmlp.backends import arrays, get_backend, optimizers
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels import activations, initializers, losses
@@ -37,10 +37,10 @@ class MLP:
     precision   of the products: None or "float32"
     seed        0 to 2**64 - 1; it alone fixes the initial weights and every batch order
     backend     "auto": FUSEDMLP_BACKEND, else cuda where it is usable, else cpu; a name; or a backend
-    plan        a fusedmlp.backends.Plan: how the work is shared out among workers; None: chosen by the backend
+    plan        a fusedmlp.backends.Plan: how training is shared out among workers; None: chosen by the backend
 
     Raises TypeError or ValueError that names the argument, and BackendUnavailable with cause and remedy. While one
-    thread is in a call of a model, a call from another raises RuntimeError.
+    thread is in a call of a model, another call, but for those of a callback, raises RuntimeError.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class MLP:
         checks.one_of("bias", bias, (True, False))
         checks.one_of("precision", precision, (None, "float32"))
         self._network = Network(widths, (*hidden, activations.get(output, "output")), bias)
-        self._dtype = _float_dtype(dtype)
+        self._dtype = arrays.float_dtype(dtype)
         self._seed = checks.seed(seed)
         parameters = self._initial(init)
         if plan is not None and not isinstance(plan, Plan):
@@ -72,8 +72,8 @@ class MLP:
         self._executor.write(parameters)
         self._epochs = 0
         self._named_optimizers: dict[str, Hyperparameters] = {}
-        # Reentrant, so that a callback of fit may use the model.
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        self._lent_to: int | None = None  # the thread whose callbacks may use the model within its call
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -91,12 +91,13 @@ class MLP:
 
         TypeError for what is not numbers, ValueError for a wrong shape or batch size.
         """
-        rows = data.inputs(x, self._network.sizes[0], self._dtype)
+        given = data.numbers("x", x)
+        rows = data.inputs(given, self._network.sizes[0], self._dtype)
         if batch_size is not None:
             batch_size = checks.whole("batch_size", batch_size, 1)
         with self._alone():
             y = self._executor.predict(rows, batch_size)
-        return y[0] if np.ndim(x) == 1 else y
+        return y[0] if given.ndim == 1 else y
 
     def loss_and_gradients(
         self,
@@ -199,7 +200,8 @@ class MLP:
             validation = self._validation(validation_data, rule, reduction)
 
             def after_epoch(history: History) -> bool:
-                return any([call(self, history) is True for call in calls])
+                with self._lent():
+                    return any([call(self, history) is True for call in calls])
 
             history = History()
             try:
@@ -216,8 +218,12 @@ class MLP:
         return sum(int(np.prod(shape)) for _, shape in self._network.parameters())
 
     def parameters(self) -> list[np.ndarray]:
-        """Copies of the weights (O, I) and biases (O,), layer by layer, in the order of `state_dict`."""
-        return list(self.state_dict().values())
+        """Copies of the weights (O, I) and biases (O,), layer by layer, in the order of `state_dict`; read-only, since
+        nothing that is written to them would reach the model. `update` and `load_state_dict` do."""
+        copies = list(self.state_dict().values())
+        for copy in copies:
+            copy.flags.writeable = False
+        return copies
 
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of the parameters under the keys of torch.nn.Sequential(Linear, activation, Linear, ...): "0.weight"
@@ -257,12 +263,28 @@ class MLP:
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        if not self._lock.acquire(blocking=False):
-            raise RuntimeError("this model is in a call of another thread: wait for its end, or use a model for each")
+        """One call at a time: the buffer is laid out for it. A call that comes in between, of another thread or of a
+        signal's handler, is an error; one of a callback, between two epochs, is not."""
+        lent = self._lent_to == threading.get_ident()
+        if not lent and not self._lock.acquire(blocking=False):
+            raise RuntimeError("this model is in a call already: wait for its end, or use a model for each thread")
+        self._lent_to = None
         try:
             yield
         finally:
-            self._lock.release()
+            if lent:
+                self._lent_to = threading.get_ident()
+            else:
+                self._lock.release()
+
+    @contextmanager
+    def _lent(self) -> Iterator[None]:
+        """Within a call: this thread's callbacks may use the model."""
+        self._lent_to = threading.get_ident()
+        try:
+            yield
+        finally:
+            self._lent_to = None
 
     def _initial(self, init: Any) -> Mapping[str, np.ndarray]:
         if isinstance(init, str):
@@ -282,7 +304,12 @@ class MLP:
             raise TypeError(f"{argument}: expected a mapping from names to arrays, got {type(given).__name__}")
         shapes = dict(self._network.parameters())
         if given.keys() != shapes.keys():
-            raise ValueError(f"{argument}: expected the keys {', '.join(shapes)}; got {', '.join(map(str, given))}")
+            hint = ""
+            if len(given) == len(shapes):
+                hint = f"; in the same order with other names: pass dict(zip(model.state_dict(), {argument}.values()))"
+            raise ValueError(
+                f"{argument}: expected the keys {', '.join(shapes)}; got {', '.join(map(str, given))}{hint}"
+            )
         made = {name: data.numbers(f"{argument}[{name!r}]", given[name]) for name in shapes}
         for name, array in made.items():
             if array.shape != shapes[name]:
@@ -319,16 +346,6 @@ def _hidden_activations(given: Any, layers: int) -> tuple[Activation, ...]:
             raise ValueError(f"activation: expected one, or a list of {layers} for the hidden layers, got {len(given)}")
         return tuple(activations.get(one, f"activation[{i}]") for i, one in enumerate(given))
     return (activations.get(given),) * layers
-
-
-def _float_dtype(dtype: Any) -> np.dtype:
-    try:
-        chosen = np.dtype(dtype)
-    except TypeError:
-        chosen = None
-    if dtype is None or chosen not in (np.float32, np.float64):
-        raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
-    return chosen
 
 
 def _callbacks(callbacks: Any) -> tuple[Callback, ...]:

@@ -25,8 +25,8 @@ class Progress:
         self, show: bool | str, epochs: int, rows: int, history: History, stream: TextIO | None = None
     ) -> None:
         self._stream = stream or sys.stderr
-        self._terminal = self._stream.isatty()
-        self._show = bool(show)
+        self._show = bool(show) and self._stream is not None  # a program without a console has none
+        self._terminal = self._show and self._stream.isatty()
         self._every_end = show is True or self._terminal
         self._epochs, self._rows, self._history = epochs, rows, history
         self._drawn = time.monotonic()

@@ -246,7 +246,7 @@ def binary_magnitudes(z, t):
 
 def categorical_magnitudes(z, t):
     if t.ndim == 1:
-        t = np.eye(z.shape[1])[t]
+        t = one_hot(t, z.shape[1], np.float64)
     far = below_max(z)
     p = torch.softmax(torch.tensor(z), 1).numpy()
     return (t * far).sum(1) + t.sum(1) * (1 + np.log(max(1, z.shape[1]))), p * (1 + far) + t
@@ -299,8 +299,14 @@ def target(form, rows, outputs, rng, dtype):
     if form == "index":
         return rng.integers(0, outputs, rows)
     if form == "onehot":
-        return np.eye(outputs, dtype=dtype)[rng.integers(0, outputs, rows)]
+        return one_hot(rng.integers(0, outputs, rows), outputs, dtype)
     return rng.dirichlet(np.ones(outputs), rows).astype(dtype)
+
+
+def one_hot(labels, outputs, dtype):
+    rows = np.zeros((len(labels), outputs), dtype)
+    rows[np.arange(len(labels)), labels] = 1
+    return rows
 
 
 def target_tensor(target):

@@ -15,10 +15,12 @@ def announced(text: str, dispatcher: Any) -> Iterator[None]:
         return
     print(f"{text} ...", end="", file=sys.stderr, flush=True)
     start = time.perf_counter()
+    ended = " interrupted after"
     try:
         yield
+        ended = ""
     finally:
-        print(f" {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+        print(f"{ended} {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
 def _on_disk(dispatcher: Any) -> bool:

@@ -4,6 +4,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
@@ -43,17 +44,20 @@ class CpuBackend(Backend):
         machine.load_blas()
         self._binder = Binder(words.WORDS, _compile_inner, Path(__file__).parent)
         self._entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
-        self._compiling = threading.RLock()
+        self._compiled: dict[tuple[str, np.dtype], Future[Callable[..., Any]]] = {}
         self._rates: dict[int, Rates] = {}
-        self._hold = Hold()
         self._threads = _threads_from_environment() or default_threads()
         self._gangs = Gangs()
-        os.register_at_fork(after_in_child=self._renew_locks)
+        self._renew()
+        os.register_at_fork(after_in_child=self._renew)
 
-    def _renew_locks(self) -> None:
-        """In a forked child, where a thread that held one of them is gone."""
-        self._compiling = threading.RLock()
+    def _renew(self) -> None:
+        """Locks and threads of this process: in a forked child those that it had are gone."""
+        self._lock = threading.Lock()
+        self._measuring = threading.RLock()
         self._hold = Hold()
+        self._compiler = ThreadPoolExecutor(1, thread_name_prefix="fusedmlp compiler")
+        self._compiled = {key: task for key, task in self._compiled.items() if task.done()}
 
     @property
     def threads(self) -> int:
@@ -79,9 +83,9 @@ class CpuBackend(Backend):
         }
 
     def _kernel_folder(self) -> str:
-        """Where Numba keeps the entries."""
+        """Where Numba keeps the entries: beside the file of entry_around, or in the user's cache."""
         try:
-            dispatcher = njit(cache=True)(entries.body("run"))
+            dispatcher = njit(cache=True)(entry_around(entries.body("run")))
         except RuntimeError as error:
             return f"in memory only ({error})"
         return str(dispatcher.stats.cache_path)
@@ -96,7 +100,7 @@ class CpuBackend(Backend):
     def rates(self) -> Rates:
         """What this machine does with this number of threads, measured once and kept on disk."""
         threads = self.threads
-        with self._compiling:
+        with self._measuring:
             if threads not in self._rates:
                 self._rates[threads] = kept_rates(self) or measured_rates(self)
             return self._rates[threads]
@@ -146,12 +150,15 @@ class CpuBackend(Backend):
     def entry(self, body: str, dtype: np.dtype) -> Callable[..., Any]:
         """The compiled entry of a body for a dtype: from memory, from disk, or made now, in seconds."""
         found = self._entries.get((body, dtype))
-        if found is not None:
-            return found
-        with self._compiling:
-            if (body, dtype) not in self._entries:
-                self._entries[body, dtype] = self._compile_entry(body, dtype)
-            return self._entries[body, dtype]
+        if found is None:
+            # On a thread of its own: an exception that reaches the caller meanwhile (Ctrl-C) would be lost in one of
+            # LLVM's callbacks, and a signal handler that comes back here would find the compiler half way.
+            with self._lock:
+                if (body, dtype) not in self._compiled:
+                    self._compiled[body, dtype] = self._compiler.submit(self._compile_entry, body, dtype)
+                compiled = self._compiled[body, dtype]
+            found = self._entries[body, dtype] = compiled.result()
+        return found
 
     def _compile_entry(self, name: str, dtype: np.dtype) -> Callable[..., Any]:
         function = entries.body(name)

@@ -19,22 +19,30 @@ class Hold:
         with self._lock:
             if self._libraries is None:
                 self._libraries = _scipy_blas()
-            if self._inside == 0:
-                self._before = [library.get_num_threads() for library in self._libraries]
-                for library, threads in zip(self._libraries, self._before, strict=True):
-                    if threads != 1:
-                        library.set_num_threads(1)
-            self._inside += 1
+            try:
+                self._inside += 1
+                if self._inside == 1:
+                    self._before = [library.get_num_threads() for library in self._libraries]
+                    self._set([1] * len(self._before))
+            except BaseException:  # Ctrl-C: nobody will call __exit__
+                self._leave()
+                raise
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
-                for library, threads in zip(self._libraries or [], self._before, strict=True):
-                    if threads != 1:
-                        library.set_num_threads(threads)
+            self._leave()
+
+    def _leave(self) -> None:
+        self._inside -= 1
+        if self._inside == 0:
+            self._set(self._before)
+
+    def _set(self, threads: list[int]) -> None:
+        for library, number, before in zip(self._libraries or [], threads, self._before, strict=False):
+            if before != 1:
+                library.set_num_threads(number)
 
 
 def _scipy_blas() -> list[Any]:

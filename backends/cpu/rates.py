@@ -33,9 +33,10 @@ def _key(backend: "CpuBackend") -> str:
 
 def _kept() -> dict[str, Any]:
     try:
-        return json.loads((cache_folder() / "rates.json").read_text())
+        kept = json.loads((cache_folder() / "rates.json").read_text())
     except (OSError, ValueError, RuntimeError):  # no file, a broken one, no home
         return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 def kept_rates(backend: "CpuBackend") -> Rates | None:

@@ -93,6 +93,9 @@ BAD_CALLS = [
         ValueError,
         ["target", str(2**63), "5"],
     ),
+    ("cross_entropy", {"target": [0, 1, 2, 3, 4, 0]}, TypeError, ["target", "list", "int64"]),
+    ("cross_entropy", {"target": np.zeros((6, 1), np.int64)}, ValueError, ["target", "(6, 1)", "(6,)", "ravel"]),
+    ("cross_entropy", {"target": np.zeros((6, 5), np.int64)}, ValueError, ["target", "(6, 5)", "probability", "float"]),
     ("cross_entropy", {"target": np.zeros(5, np.int64)}, ValueError, ["target", "(5,)", "(6,)"]),
     (
         "cross_entropy",
@@ -182,6 +185,33 @@ def test_out_overlaps_an_input(backend, overlapped, rng):
         backend.dense_forward(**arguments, activation="relu", out=buffer[:30].reshape(6, 5))
     assert_message(caught, ["out", overlapped, "overlap"])
     np.testing.assert_array_equal(buffer, before)
+
+
+def test_out_overlaps_an_input_that_is_copied(backend):
+    """x is not contiguous, so the kernel reads a copy; what the caller gave would be overwritten all the same."""
+    base = np.arange(16, dtype=F32).reshape(4, 4)
+    before = base.copy()
+    with pytest.raises(ValueError) as caught:
+        backend.dense_forward(base.T, np.eye(4, dtype=F32), out=base)
+    assert_message(caught, ["out", "x", "overlap"])
+    np.testing.assert_array_equal(base, before)
+
+
+def test_parameter_overlaps_its_gradient(backend):
+    buffer, optimizer = np.arange(9, dtype=F32), fm.SGD(1.0)
+    weight = buffer[1:]
+    with pytest.raises(ValueError) as caught:
+        backend.update_inplace(optimizer, weight, buffer[:-1], optimizer.init(weight))
+    assert_message(caught, ["parameter", "gradient", "overlap"])
+    np.testing.assert_array_equal(buffer, np.arange(9))
+
+
+def test_scalars_beyond_the_dtype(backend):
+    weight, optimizer = zeros(3), fm.SGD(1e39)
+    with pytest.raises(ValueError) as caught:
+        backend.update_inplace(optimizer, weight, zeros(3) + 1, optimizer.init(weight))
+    assert_message(caught, ["optimizer", "1e+39", "float32"])
+    np.testing.assert_array_equal(weight, 0)
 
 
 def test_backprop_checks_its_gradient(backend, rng):

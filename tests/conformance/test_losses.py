@@ -130,3 +130,16 @@ def test_loss_central_differences(backend, case, form, reduction, weighted, rng)
     bound = 4 * step**2 + evaluation(np.float64, 100.0) / step
     expected = oracle.Expected(numerical, np.full((3, 4), bound), np.dtype("float64"))
     expected.check(kernel(prediction, target, **options)[1], "gradient")
+
+
+@FORMS
+def test_loss_of_long_equal_rows(backend, dtype, case, form, rng):
+    """Equal terms are all rounded the same way: added up one by one, 100,000 of them would be off by 1e-3."""
+    columns = 100_000 if backend.name == "cpu" else 1_000
+    prediction = np.full((1, columns), 0.3, dtype)
+    target = oracle.target(form, 1, columns, rng, dtype)
+    loss, gradient = getattr(backend, case.name)(prediction, target, **case.options)
+    expected_loss, expected = oracle.loss(case, prediction, target)
+    few = 200 * np.finfo(dtype).eps  # far from `columns` times
+    np.testing.assert_allclose(loss, expected_loss.value, rtol=few)
+    np.testing.assert_allclose(gradient, expected.value, rtol=few, atol=few * np.abs(expected.value).max())

@@ -1,5 +1,8 @@
 """Every optimizer over 20 steps, compared after each of them."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -78,3 +81,16 @@ def test_optimizer_defaults_are_pytorchs(name):
     known = ("lr", "momentum", "nesterov", "weight_decay", "betas", "eps", "alpha", "centered")
     for option in (option for option in known if option in theirs):
         assert getattr(ours, option) == theirs[option], option
+
+
+def test_optimizer_state_is_copied_and_kept(backend):
+    """A checkpoint's state goes on as the one that it was made of."""
+    optimizer, gradient = fm.Adam(0.1), np.ones(3, np.float32)
+    parameters = [np.zeros(3, np.float32) for _ in range(3)]
+    state = optimizer.init(parameters[0])
+    backend.update_inplace(optimizer, parameters[0], gradient, state)
+    parameters[1:] = [parameters[0].copy() for _ in range(2)]
+    states = (state, copy.deepcopy(state), pickle.loads(pickle.dumps(state)))
+    for parameter, kept in zip(parameters, states, strict=True):
+        backend.update_inplace(optimizer, parameter, gradient, kept)
+        np.testing.assert_array_equal(parameter, parameters[0])

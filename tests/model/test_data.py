@@ -174,3 +174,14 @@ def check(call, error, words):
         call()
     missing = [word for word in words if word not in str(caught.value)]
     assert not missing, f"{missing} not in the message: {caught.value}"
+
+
+def test_objects_that_are_whole_numbers_are_classes():
+    truth, labels = data.truths(np.array([1, 0, 1], object), 3, 4, F32, CROSS)
+    assert truth is None and labels.tolist() == [1, 0, 1]
+
+
+def test_what_is_not_aligned_is_copied():
+    x = np.frombuffer(bytearray(33), np.uint8)[1:].view(F32).reshape(4, 2)
+    assert not x.flags.aligned
+    assert data.inputs(x, 2, np.dtype(F32)).flags.aligned

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from fusedmlp.backends import chosen
 from fusedmlp.model import cli, demo
 
 
@@ -61,7 +62,7 @@ def test_demo_prints_what_it_should(capsys):
     shown = capsys.readouterr()
     for part in (
         *("1437 digits", "360 held out", "held-out accuracy  0.9", "median of 5 seeds 0.9", "time per step", "µs"),
-        *("backend            cpu, asked for by --backend", "PyTorch", "times as fast"),
+        *("backend            cpu, asked for", "PyTorch", "times as fast"),
     ):
         assert part in shown.out, part
     lines = shown.err.splitlines()
@@ -71,9 +72,11 @@ def test_demo_prints_what_it_should(capsys):
 
 def test_why(monkeypatch):
     monkeypatch.setenv("FUSEDMLP_BACKEND", "python")
-    assert demo.why("auto") == "FUSEDMLP_BACKEND=python"
+    assert chosen() == ("python", "FUSEDMLP_BACKEND=python")
     monkeypatch.delenv("FUSEDMLP_BACKEND")
-    assert "cuda" in demo.why("auto").lower()
+    name, reason = chosen()
+    assert name in ("cpu", "cuda") and "cuda" in reason.lower()
+    assert chosen("python") == ("python", "asked for")
 
 
 def without(monkeypatch, *packages):

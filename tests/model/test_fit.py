@@ -3,6 +3,7 @@
 import io
 import pickle
 import signal
+import sys
 import threading
 import time
 
@@ -371,6 +372,19 @@ def test_elsewhere(clock):
 def test_silence(clock):
     for terminal in (True, False):
         assert play(clock, Screen(terminal), False, seconds=1.0) == ""
+
+
+def test_no_console(monkeypatch, make):
+    """A program without a console has no error stream."""
+    monkeypatch.setattr(sys, "stderr", None)
+    for progress in (False, True, "auto"):
+        assert make().fit(X, Y, loss="cross_entropy", epochs=1, progress=progress).epochs == 1
+
+
+def test_weights_that_the_dtype_cannot_hold(make):
+    model = make(dtype="float32")
+    with pytest.raises(ValueError, match=r"sample_weight: .*float32"):
+        model.fit(X, Y, loss="cross_entropy", epochs=1, sample_weight=np.full(6, 5e37), progress=False)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import fusedmlp as fm
+from fusedmlp.backends import Plan
 from fusedmlp.kernels.initializers import initial_parameters
 from oracle import ACTIVATION_CASES, ACTIVATIONS, Apply
 from tolerance import summation
@@ -46,7 +47,8 @@ def test_state_goes_to_pytorch_and_back(backend, dtype, case, rng):
 def test_state_dict_holds_copies(model):
     state = model.state_dict()
     state["0.weight"][...] = 7
-    model.parameters()[0][...] = 7
+    with pytest.raises(ValueError, match="read-only"):
+        model.parameters()[0][...] = 7
     assert not (model.state_dict()["0.weight"] == 7).any()
 
 
@@ -170,6 +172,23 @@ def test_repr_and_describe(model, dtype):
         assert part in text
 
 
+def test_a_call_within_a_call(model):
+    """As a signal's handler could make it: the same thread, while the buffer is in use."""
+    with model._alone(), pytest.raises(RuntimeError, match="in a call already"):
+        model(np.ones((4, 4)))
+    assert model(np.ones((4, 4))).shape == (4, 3)
+
+
+def test_gradients_of_many_rows_leave_the_plan_of_a_training_alone(monkeypatch, rng):
+    model = fm.MLP(SIZES, backend="cpu")
+    monkeypatch.setattr(model._backend, "plan", lambda network, rows: Plan(1 if rows < 50 else 2, ("rows", "rows")))
+    x, y = rng.normal(size=(60, 4)), rng.normal(size=(60, 3))
+    model.loss_and_gradients(x, y, "mse")
+    model.fit(x[:20], y[:20], loss="mse", epochs=1, batch_size=8, progress=False)
+    shown = model.describe()
+    assert "batches of 8: 1 worker" in shown and "batches of 60: 2 workers" in shown
+
+
 def test_two_calls_at_once(model):
     """One thread is held inside a callback of fit; the other's call is an error, and afterwards all is well."""
     inside, leave = threading.Event(), threading.Event()
@@ -191,7 +210,7 @@ def test_two_calls_at_once(model):
         lambda: model.load_state_dict(fm.MLP(SIZES, backend="python").state_dict()),
     ]
     for call in calls:
-        with pytest.raises(RuntimeError, match="another thread"):
+        with pytest.raises(RuntimeError, match="in a call already"):
             call()
     leave.set()
     worker.join(20)
@@ -250,10 +269,11 @@ def bad_states():
         (GOOD | {"2.bias": "none"}, TypeError, ["'2.bias'", "numbers"]),
         (GOOD | {"2.bias": torch.ones(3, requires_grad=True)}, TypeError, ["'2.bias'", "detach"]),
         (list(GOOD.values()), TypeError, ["list", "mapping"]),
+        ({f"fc.{k}": v for k, v in enumerate(GOOD.values())}, ValueError, ["fc.0", "0.weight", "zip(", "same order"]),
     ]
 
 
-@pytest.mark.parametrize("given, error, words", bad_states(), ids=map(str, range(7)))
+@pytest.mark.parametrize("given, error, words", bad_states(), ids=map(str, range(8)))
 def test_bad_state_or_gradients(model, given, error, words):
     before = model.parameters()
     check(lambda: model.load_state_dict(given), error, ["state_dict", *words])

@@ -24,7 +24,7 @@ def two_bindings(folder, digest, *order):
     found = {}
     for name in order:
         first = {"all": 0, "rest": 1}[name]
-        words_of = words.WORDS | {"lane_column": words.constant(first)}
+        words_of = words.WORDS | {"lane": words.constant(first)}
         binder = Binder(words_of, lambda function, thin: njit(cache=not thin, **options)(function), Path(folder, name))
         binder.digest = binder.digest if digest == "digest" else digest
         dispatcher = binder.bind(accumulate_span)

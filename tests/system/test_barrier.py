@@ -1,5 +1,8 @@
 """Nobody is left at the barrier: whatever ends a run, all workers leave it after the same step, at once."""
 
+import signal
+import textwrap
+
 import numpy as np
 import pytest
 
@@ -38,6 +41,28 @@ def test_nan_loss_keeps_the_parameters_before_it(name):
 @pytest.mark.parametrize("name, workers", [("python", 1), ("cpu", 1), ("cpu", 2)])
 def test_ctrl_c_within_an_epoch(name, workers):
     run("ctrl_c", name, workers)
+
+
+def test_ctrl_c_while_a_kernel_is_compiled(tmp_path):
+    """It is neither lost in the compiler nor waits for its end; the kernel is then there for the next call."""
+    code = """
+        import time
+        import numpy as np
+        import fusedmlp as fm
+        z = np.ones((2, 3), np.float32)
+        print("ready", flush=True)
+        try:
+            fm.activate(z, "relu")
+        except KeyboardInterrupt:
+            print("interrupted", flush=True)
+        print(fm.activate(z, "relu").sum())
+    """
+    process = processes.start("-c", textwrap.dedent(code), NUMBA_CACHE_DIR=tmp_path)
+    assert process.stdout.readline() == "ready\n"
+    assert "compiling" in process.stderr.read(len("fusedmlp: compiling"))
+    process.send_signal(signal.SIGINT)
+    output, _ = processes.finish(process)
+    assert output == "interrupted\n6.0\n"
 
 
 def test_ctrl_c_at_every_point_of_the_hand_over():

@@ -52,8 +52,8 @@ MUTATIONS = {
     ),
     "softmax": (
         "activations.py",
-        "s = const(m, 0)",
-        "s = const(m, 0.01)",
+        "s, error = const(m, 0), const(m, 0)",
+        "s, error = const(m, 0.01), const(m, 0)",
         SOFTMAX,
         ("test_activate", "test_activation_backward", "test_softmax_kernels", "test_loss"),
     ),

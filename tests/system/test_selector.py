@@ -188,6 +188,18 @@ def test_tensors_in_and_out():
         np.testing.assert_array_equal(tensor.numpy(), arguments[name])
 
 
+def test_results_are_of_the_first_arguments_library():
+    """Also where its class is the caller's own, or does not stand where its `from_dlpack` does."""
+    torch = pytest.importorskip("torch")
+
+    class Mine(torch.Tensor):
+        pass
+
+    assert isinstance(fm.activate(torch.ones(2, 3).as_subclass(Mine), "relu"), torch.Tensor)
+    jax = pytest.importorskip("jax")
+    assert isinstance(fm.activate(jax.numpy.ones((2, 3)), "relu"), jax.Array)
+
+
 def test_tensor_out_and_update_are_written_in_place():
     torch = pytest.importorskip("torch")
     arguments = dense_arguments()
