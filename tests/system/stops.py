@@ -232,8 +232,10 @@ class Interrupt:
 def ctrl_c_anywhere():
     """Ctrl-C at every point of the hand-over: the call ends, with all workers out, and the next one runs. Where it was
     noticed, the workers were told; where it comes before they began, nothing was run."""
+    crews = []  # kept, or one that is collected within the next call would take the exception that is planted there
     for n in itertools.count(1):
-        crew, state, finished = gang.Gang(2), {"arrived": 0, "stop": False, "inside": 0}, []
+        crews.append(gang.Gang(2))
+        crew, state, finished = crews[-1], {"arrived": 0, "stop": False, "inside": 0}, []
 
         def work(number, state=state, finished=finished):
             state["inside"] += 1
