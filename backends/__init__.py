@@ -1,7 +1,7 @@
 """Where and how the kernels run: the selector, and one sub-package for each backend.
 
 Single kernels run where their arrays lie. A model runs on the backend that it names, else on the one that the
-environment variable FUSEDMLP_BACKEND names, else on cuda where it can be used, else on cpu.
+environment variable FUSEDMLP_BACKEND names, else on cpu: cuda has not yet run on a device, and must be asked for.
 """
 
 if __name__ != "fusedmlp.backends":  # run inside the checkout, which would load every module a second time
@@ -62,10 +62,10 @@ def available_backends() -> tuple[str, ...]:
 def unavailable(name: str) -> str | None:
     """Why a backend cannot be used, and what would help; None where it can."""
     if name == "cuda":
-        return (
-            "this release has no CUDA backend yet (its kernels compile for CUDA, but nothing launches them on a "
-            "device); use backend='cpu'"
-        )
+        from fusedmlp.backends.cuda.driver import absence
+
+        cause = absence()
+        return None if cause is None else f"{cause}; backend='cpu' needs none"
     if name == "cpu" and os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
         return "NUMBA_DISABLE_JIT is set, so nothing is compiled; unset it, or use backend='python'"
     return None
@@ -91,10 +91,14 @@ def _make(name: str) -> Backend:
                 from fusedmlp.backends.python.backend import PythonBackend
 
                 _made[name] = PythonBackend()
-            else:
+            elif name == "cpu":
                 from fusedmlp.backends.cpu.backend import CpuBackend
 
                 _made[name] = CpuBackend()
+            else:
+                from fusedmlp.backends.cuda.backend import CudaBackend
+
+                _made[name] = CudaBackend()
         return _made[name]
 
 
@@ -107,8 +111,8 @@ def chosen(name: str = "auto") -> tuple[str, str]:
         name = os.environ.get("FUSEDMLP_BACKEND") or "auto"
         asked, reason = "FUSEDMLP_BACKEND", f"FUSEDMLP_BACKEND={name}"
     if name == "auto":
-        cause = unavailable("cuda")
-        name, reason = ("cuda", "a CUDA device can be used") if cause is None else ("cpu", f"no cuda: {cause}")
+        missing = unavailable("cuda") or "it has not yet been tried on a device, and must be asked for by name"
+        name, reason = "cpu", f"no cuda: {missing}"
     if name not in NAMES:
         raise ValueError(f"{asked}: unknown backend {name!r}; expected one of auto, {', '.join(NAMES)}")
     cause = unavailable(name)
@@ -120,7 +124,7 @@ def chosen(name: str = "auto") -> tuple[str, str]:
 def get_backend(name: str = "auto") -> Backend:
     """The backend of that name, an object with every kernel under its public name.
 
-    "auto" is FUSEDMLP_BACKEND where it is set, else cuda where it can be used, else cpu. TypeError for what is no name,
+    "auto" is FUSEDMLP_BACKEND where it is set, else cpu. TypeError for what is no name,
     ValueError for an unknown one; BackendUnavailable, with cause and remedy, where an explicit choice cannot be met.
     """
     return _make(chosen(name)[0])

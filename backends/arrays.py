@@ -1,4 +1,5 @@
-"""The door for arrays: what a caller hands over becomes a NumPy view of it, and results become what the caller has.
+"""The door for arrays: what a caller hands over becomes a view that a backend can address, and results become what the
+caller has.
 
 Inputs are never written and never converted: a wrong dtype, shape or device is an error that says how to mend it.
 """
@@ -9,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+Array = Any  # of NumPy, of CuPy, or of a library that speaks DLPack
+
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
-_NOTHING = np.empty(0)
 _DLPACK_DEVICES = {1: "cpu", 2: "cuda", 3: "cuda", 13: "cuda"}  # kDLCPU, kDLCUDA, kDLCUDAHost, kDLCUDAManaged
+_FROM_DLPACK = {"jaxlib": "jax.dlpack"}  # where `from_dlpack` is not beside the array's class
 
 
 def float_dtype(dtype: Any) -> np.dtype:
@@ -20,7 +23,7 @@ def float_dtype(dtype: Any) -> np.dtype:
         chosen = np.dtype(dtype)
     except TypeError:
         chosen = None
-    if dtype is None or chosen not in (np.float32, np.float64):
+    if dtype is None or chosen is None or chosen not in FLOATS:  # to NumPy None is float64
         raise ValueError(f"dtype: expected 'float32' or 'float64', got {dtype!r}")
     return chosen
 
@@ -53,21 +56,6 @@ def common_device(arrays: dict[str, Any]) -> str:
     return next(iter(devices.values()), "cpu")
 
 
-def view(name: str, value: Any, dtype: str = "float32") -> np.ndarray:
-    """The NumPy view of an array in the processor's memory. TypeError for what is no array, with the advice to make
-    one of `dtype`."""
-    if isinstance(value, np.ndarray):
-        return unmasked(name, value)
-    if not is_array(value):
-        kind = "None" if value is None else type(value).__name__
-        raise TypeError(f"{name}: expected an array, got {kind}; pass np.asarray({name}, dtype=np.{dtype})")
-    if device_of(value) != "cpu":
-        raise TypeError(f"{name}: expected an array in the processor's memory, got one on {device_of(value)}")
-    if getattr(value, "requires_grad", False):
-        raise TypeError(f"{name}: expected a tensor without gradient history; pass {name}.detach()")
-    return np.from_dlpack(value)
-
-
 def unmasked(name: str, array: np.ndarray) -> np.ndarray:
     """The array as a plain one, whichever subclass of NumPy's it is. TypeError for a masked array: its mask would be
     lost."""
@@ -78,10 +66,7 @@ def unmasked(name: str, array: np.ndarray) -> np.ndarray:
     return np.asarray(array)
 
 
-_FROM_DLPACK = {"jaxlib": "jax.dlpack"}  # where `from_dlpack` is not beside the array's class
-
-
-def giver(value: Any) -> Callable[[np.ndarray], Any]:
+def giver(value: Any) -> Callable[[Array], Any]:
     """How a result becomes an array of the library of `value`."""
     if isinstance(value, np.ndarray):
         return _as_it_is
@@ -93,32 +78,18 @@ def giver(value: Any) -> Callable[[np.ndarray], Any]:
     return _as_it_is
 
 
-def _as_it_is(array: np.ndarray) -> np.ndarray:
+def _as_it_is(array: Array) -> Array:
     return array
 
 
-def floats(name: str, value: Any, dtype: np.dtype | None = None, like: str = "") -> np.ndarray:
-    """The contiguous NumPy form of a float32 or float64 array, copied only where its layout needs it. TypeError for
-    another dtype, or for one that is not `dtype`, that of the argument `like`."""
-    array = view(name, value)
-    if dtype is None and array.dtype not in FLOATS:
-        raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; pass {name}.astype(np.float32)")
-    if dtype is not None and array.dtype != dtype:
-        raise TypeError(f"{name}: expected {dtype} as {like} has, got {array.dtype}; pass {name}.astype(np.{dtype})")
-    flags = array.flags
-    if not (flags.c_contiguous and flags.aligned):
-        array = np.require(array, requirements=["C", "A"])
-    return array
-
-
-def shaped(name: str, array: np.ndarray, shape: Sequence[int], meaning: str) -> np.ndarray:
+def shaped(name: str, array: Array, shape: Sequence[int], meaning: str) -> Array:
     """`array`, whose shape must be `shape`; `meaning` says whose it is."""
     if array.shape != tuple(shape):
         raise ValueError(f"{name}: expected shape {tuple(shape)}, {meaning}, got {array.shape}")
     return array
 
 
-def rows(name: str, array: np.ndarray, letters: str) -> np.ndarray:
+def rows(name: str, array: Array, letters: str) -> Array:
     """A one-dimensional array as one row, a two-dimensional one as it is."""
     if array.ndim == 1:
         return array[None]
@@ -127,24 +98,96 @@ def rows(name: str, array: np.ndarray, letters: str) -> np.ndarray:
     raise ValueError(f"{name}: expected shape {letters} or one row of it, got {array.shape}")
 
 
-def writable(name: str, value: Any, dtype: np.dtype, like: str) -> np.ndarray:
-    """A view that is written: writable, contiguous, aligned, of the dtype of the argument `like`."""
-    array = view(name, value)
-    if array.dtype != dtype:
-        raise TypeError(f"{name}: expected {dtype} as {like} has, got {array.dtype}")
-    if not array.flags.writeable:
-        raise ValueError(f"{name}: expected a writable array, got a read-only one; pass {name}.copy()")
-    if not (array.flags.c_contiguous and array.flags.aligned):
-        raise ValueError(
-            f"{name}: expected a contiguous, aligned array, got strides {array.strides} for shape {array.shape}; "
-            f"pass np.ascontiguousarray({name})"
-        )
-    return array
+class Memory:
+    """The processor's memory, whose arrays are NumPy's. A subclass is another device's, with a library of the same
+    functions.
 
+    device   "cpu", as `device_of` names it
+    library  the module whose arrays live there
+    checks   whether reading a number back is cheap enough to check class indices before a kernel sees them
+    """
 
-def check_apart(name: str, target: np.ndarray, inputs: dict[str, Any]) -> None:
-    """ValueError if `target` shares memory with an input, as the caller gave it: a copy would hide that."""
-    for other, given in inputs.items():
-        array = _NOTHING if given is None else view(other, given)
-        if np.may_share_memory(target, array) and np.shares_memory(target, array):
-            raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")
+    device = "cpu"
+    library: Any = np
+    checks = True
+
+    # What a subclass says.
+
+    def view(self, name: str, value: Any, dtype: str = "float32") -> Array:
+        """The library's view of an array in this memory. TypeError for what is no array, with the advice to make one of
+        `dtype`, and for an array elsewhere."""
+        if isinstance(value, np.ndarray):
+            return unmasked(name, value)
+        self.check_place(name, value, dtype)
+        return np.from_dlpack(value)
+
+    def settled(self, array: Array) -> Array:
+        """The array itself where it is contiguous and aligned, else a copy that is."""
+        flags = array.flags
+        return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "A"])
+
+    def empty(self, shape: Any, dtype: np.dtype) -> Array:
+        """A new contiguous array, not cleared."""
+        return self.library.empty(shape, dtype)
+
+    def aligned(self, length: int, dtype: np.dtype) -> Array:
+        """A one-dimensional array whose first element lies on a multiple of 64 bytes; not cleared."""
+        raw = np.empty(length * dtype.itemsize + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        return raw[start : start + length * dtype.itemsize].view(dtype)
+
+    def to_device(self, array: np.ndarray) -> Array:
+        """The array in this memory: itself if it is there."""
+        return array
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """The array in the processor's memory: itself if it is there."""
+        return array
+
+    # What is the same everywhere.
+
+    def check_place(self, name: str, value: Any, dtype: str = "float32") -> None:
+        """TypeError for what is no array, is not in this memory, or has a gradient history."""
+        if not is_array(value):
+            kind = "None" if value is None else type(value).__name__
+            raise TypeError(f"{name}: expected an array, got {kind}; pass np.asarray({name}, dtype=np.{dtype})")
+        place = {"cpu": "in the processor's memory", "cuda": "on a CUDA device"}
+        if device_of(value) != self.device:
+            raise TypeError(f"{name}: expected an array {place[self.device]}, got one on {device_of(value)}")
+        if getattr(value, "requires_grad", False):
+            raise TypeError(f"{name}: expected a tensor without gradient history; pass {name}.detach()")
+
+    def floats(self, name: str, value: Any, dtype: np.dtype | None = None, like: str = "") -> Array:
+        """The contiguous form of a float32 or float64 array, copied only where its layout needs it. TypeError for
+        another dtype, or for one that is not `dtype`, that of the argument `like`."""
+        array = self.view(name, value)
+        if dtype is None and array.dtype not in FLOATS:
+            raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; pass {name}.astype(np.float32)")
+        if dtype is not None and array.dtype != dtype:
+            raise TypeError(
+                f"{name}: expected {dtype} as {like} has, got {array.dtype}; pass {name}.astype(np.{dtype})"
+            )
+        return self.settled(array)
+
+    def writable(self, name: str, value: Any, dtype: np.dtype, like: str) -> Array:
+        """A view that is written: writable, contiguous, aligned, of the dtype of the argument `like`."""
+        array = self.view(name, value)
+        if array.dtype != dtype:
+            raise TypeError(f"{name}: expected {dtype} as {like} has, got {array.dtype}")
+        if not getattr(array.flags, "writeable", True):
+            raise ValueError(f"{name}: expected a writable array, got a read-only one; pass {name}.copy()")
+        if self.settled(array) is not array:
+            raise ValueError(
+                f"{name}: expected a contiguous, aligned array, got strides {array.strides} for shape {array.shape}; "
+                f"pass np.ascontiguousarray({name})"
+            )
+        return array
+
+    def check_apart(self, name: str, target: Array, inputs: dict[str, Any]) -> None:
+        """ValueError if `target` shares memory with an input, as the caller gave it: a copy would hide that."""
+        for other, given in inputs.items():
+            if given is None:
+                continue
+            array = self.view(other, given)
+            if self.library.may_share_memory(target, array) and self.library.shares_memory(target, array):
+                raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")

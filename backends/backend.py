@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends import arrays
+from fusedmlp.backends.arrays import Array, Memory
 from fusedmlp.backends.plan import Plan, serial_plan
 from fusedmlp.backends.scratch import Scratch
 from fusedmlp.kernels import activations, losses, program
@@ -18,7 +19,6 @@ from fusedmlp.kernels.losses import REDUCTIONS, Loss, reduction_factor
 from fusedmlp.kernels.optimizers import SLOTS, Hyperparameters, Update
 from fusedmlp.kernels.rules import kind
 
-Array = Any  # NumPy's, or of another library that speaks DLPack
 Backprop = Callable[[Array], tuple[Array, Array, Array | None]]
 
 IDENTITY = kind("activations", activations.identity)
@@ -26,29 +26,34 @@ LINE = 64  # bytes in a line of cache, to which rows are padded and shares are c
 
 
 class State:
-    """What an optimizer keeps of one parameter: the number of steps taken, and its rule's slots, zero at first."""
+    """What an optimizer keeps of one parameter: the number of steps taken, and its rule's slots, which start as 0."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, rule: Update) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, rule: Update, slots: tuple[Array, ...]) -> None:
         self.steps = 0
-        self.slots = tuple(np.zeros(shape, dtype) for _ in range(rule.slots))
-        self.shape, self.dtype, self.rule = shape, dtype, rule
+        self.shape, self.dtype, self.rule, self.slots = shape, dtype, rule, slots
 
 
 class Backend:
     """One way to run the kernels. Every kernel takes and returns arrays of the caller's library.
 
     name    by which `get_backend` finds it
-    device  where its arrays live
+    memory  where its arrays live
     panel   bytes of scratch in which dense_backward keeps rows of dz
     """
 
     name = ""
-    device = ""
     panel = 1 << 20
     threads = 1  # the most workers of a call
 
-    def __init__(self) -> None:
-        self._scratch = Scratch()
+    def __init__(self, memory: Memory | None = None) -> None:
+        self.memory = memory or Memory()
+        self._scratch = Scratch(self.memory)
+        self._empty: dict[np.dtype, Array] = {}
+
+    @property
+    def device(self) -> str:
+        """Where its arrays live: "cpu" or "cuda"."""
+        return self.memory.device
 
     # What a subclass says.
 
@@ -108,25 +113,25 @@ class Backend:
         _check_precision(precision)
         rule = activations.get(activation)
         given, named = x, {"x": x, "weight": weight, "bias": bias}
-        x = arrays.floats("x", x)
+        x = self.memory.floats("x", x)
         x_rows = arrays.rows("x", x, "(B, I)")
-        weight, bias = _layer(x_rows, x.shape, weight, bias)
+        weight, bias = self._layer(x_rows, x.shape, weight, bias)
         shape = (len(x_rows), len(weight))
         result = (shape[1],) if x.ndim == 1 else shape
         if out is None:
-            y = np.empty(shape, x.dtype)
+            y = self.memory.empty(shape, x.dtype)
         else:
-            target = arrays.writable("out", out, x.dtype, "x")
+            target = self.memory.writable("out", out, x.dtype, "x")
             y = arrays.shaped("out", target, result, "that of y").reshape(shape)
-            arrays.check_apart("out", y, named)
+            self.memory.check_apart("out", y, named)
         keep = return_saved and rule.saves == "preactivation"
-        saved = np.empty(shape, x.dtype) if keep else y
+        saved = self.memory.empty(shape, x.dtype) if keep else y
         if y.size:
             self.launch(
                 "forward",
                 x.dtype,
                 self.workers_for(2.0 * y.size * x_rows.shape[1]),
-                *(x_rows, weight, _NONE[x.dtype] if bias is None else bias, y, saved, keep),
+                *(x_rows, weight, self._none(x.dtype) if bias is None else bias, y, saved, keep),
                 *(kind("activations", rule), rule.scope == "row", IDENTITY, _values(rule, x.dtype)),
                 LINE // x.itemsize,
             )
@@ -159,18 +164,18 @@ class Backend:
         """
         _check_precision(precision)
         rule = activations.get(activation)
-        x = arrays.floats("x", x)
-        given, dy = dy, arrays.floats("dy", dy, x.dtype, "x")
-        saved = arrays.floats("saved", saved, x.dtype, "x")
+        x = self.memory.floats("x", x)
+        given, dy = dy, self.memory.floats("dy", dy, x.dtype, "x")
+        saved = self.memory.floats("saved", saved, x.dtype, "x")
         x_rows = arrays.rows("x", x, "(B, I)")
-        weight, _ = _layer(x_rows, x.shape, weight, None)
+        weight, _ = self._layer(x_rows, x.shape, weight, None)
         shape = (len(x_rows), len(weight))
         result = (shape[1],) if x.ndim == 1 else shape
         arrays.shaped("dy", dy, result, f"that of y for x {x.shape} and weight {weight.shape}")
         arrays.shaped("saved", saved, result, f"that of y for x {x.shape} and weight {weight.shape}")
         inputs = x_rows.shape[1]
-        dx = np.empty((shape[0] if need_dx else 0, inputs), x.dtype)
-        dweight, dbias = np.empty(weight.shape, x.dtype), np.empty(shape[1], x.dtype)
+        dx = self.memory.empty((shape[0] if need_dx else 0, inputs), x.dtype)
+        dweight, dbias = self.memory.empty(weight.shape, x.dtype), self.memory.empty(shape[1], x.dtype)
         if shape[0] and shape[1]:
             count = min(shape[0], max(1, self.panel // (shape[1] * x.itemsize)))
             panel = self._scratch("panel", x.dtype, count * shape[1]).reshape(count, shape[1])
@@ -201,6 +206,23 @@ class Backend:
 
         return y, backprop
 
+    def _layer(
+        self, x_rows: Array, x_shape: tuple[int, ...], weight: Array, bias: Array | None
+    ) -> tuple[Array, Array | None]:
+        """weight and bias, fitting x and each other."""
+        w = self.memory.floats("weight", weight, x_rows.dtype, "x")
+        _check_matrix("weight", w, "(O, I)")
+        if w.shape[1] != x_rows.shape[1]:
+            raise ValueError(
+                f"x and weight: expected shapes (B, I) and (O, I) with one I, got x {x_shape} and weight {w.shape}"
+            )
+        if max(w.shape) > program.MOST:
+            raise ValueError(f"weight: expected at most {program.MOST} inputs and outputs, got {w.shape}")
+        if bias is None:
+            return w, None
+        b = self.memory.floats("bias", bias, x_rows.dtype, "x")
+        return w, arrays.shaped("bias", b, (len(w),), f"(O,) of weight {w.shape}")
+
     # Activations alone.
 
     def activate(self, z: Array, activation: str | Activation) -> Array:
@@ -211,9 +233,9 @@ class Backend:
         TypeError for a wrong type, dtype or device, ValueError for another shape or an unknown activation.
         """
         rule = activations.get(activation)
-        given, z = z, arrays.floats("z", z)
+        given, z = z, self.memory.floats("z", z)
         z_rows = arrays.rows("z", z, "(B, C)")
-        y = np.empty(z_rows.shape, z.dtype)
+        y = self.memory.empty(z_rows.shape, z.dtype)
         if y.size:
             self.launch(
                 "apply",
@@ -232,10 +254,10 @@ class Backend:
         TypeError for a wrong type, dtype or device, ValueError for a wrong shape or an unknown activation.
         """
         rule = activations.get(activation)
-        given, dy = dy, arrays.floats("dy", dy)
-        saved = arrays.shaped("saved", arrays.floats("saved", saved, dy.dtype, "dy"), dy.shape, "that of dy")
+        given, dy = dy, self.memory.floats("dy", dy)
+        saved = arrays.shaped("saved", self.memory.floats("saved", saved, dy.dtype, "dy"), dy.shape, "that of dy")
         dy_rows = arrays.rows("dy", dy, "(B, C)")
-        dz = np.empty(dy_rows.shape, dy.dtype)
+        dz = self.memory.empty(dy_rows.shape, dy.dtype)
         if dz.size:
             self.launch(
                 "apply_backward",
@@ -318,23 +340,23 @@ class Backend:
         TypeError for a wrong type, dtype or device, ValueError for a wrong shape, an unknown reduction, or an index
         outside 0 .. C - 1.
         """
-        given, a = logits, arrays.floats("logits", logits)
+        given, a = logits, self.memory.floats("logits", logits)
         _check_matrix("logits", a, "(B, C)")
-        known = arrays.view("target", target, "int64")
+        known = self.memory.view("target", target, "int64")
         if known.ndim == 2 and known.dtype.kind == "f":
-            known = arrays.floats("target", known, a.dtype, "logits")
-            truth, labels = arrays.shaped("target", known, a.shape, "that of logits"), _NO_LABELS
+            known = self.memory.floats("target", known, a.dtype, "logits")
+            truth, labels = arrays.shaped("target", known, a.shape, "that of logits"), self._none(_INT64)
         else:
-            truth, labels = np.empty((0, a.shape[1]), a.dtype), class_indices("target", known, *a.shape)
+            truth, labels = self.memory.empty((0, a.shape[1]), a.dtype), self._labels(known, *a.shape)
         return self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
 
     def _element_loss(
         self, rule: Loss, name: str, prediction: Array, target: Array, reduction: str, sample_weight: Array | None
     ) -> tuple[Array, Array]:
-        given, a = prediction, arrays.floats(name, prediction)
+        given, a = prediction, self.memory.floats(name, prediction)
         _check_matrix(name, a, "(B, O)")
-        truth = arrays.shaped("target", arrays.floats("target", target, a.dtype, name), a.shape, f"that of {name}")
-        return self._loss(rule, given, a, truth, _NO_LABELS, reduction, sample_weight)
+        truth = arrays.shaped("target", self.memory.floats("target", target, a.dtype, name), a.shape, f"that of {name}")
+        return self._loss(rule, given, a, truth, self._none(_INT64), reduction, sample_weight)
 
     def _loss(
         self,
@@ -349,33 +371,54 @@ class Backend:
         if not isinstance(reduction, str) or reduction not in REDUCTIONS:
             raise ValueError(f"reduction: expected one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         rows, columns = a.shape
-        weights = _NONE[a.dtype]
+        weights = self._none(a.dtype)
         if sample_weight is not None:
-            weights = arrays.floats("sample_weight", sample_weight, a.dtype, "the first argument")
+            weights = self.memory.floats("sample_weight", sample_weight, a.dtype, "the first argument")
             arrays.shaped("sample_weight", weights, (rows,), "one for each row")
         give = arrays.giver(given)
-        gradient = np.empty(a.shape, a.dtype)
+        gradient = self.memory.empty(a.shape, a.dtype)
         each = reduction == "none"
         per_row = (rows, columns if each and rule.scope == "element" else 1)
-        values = np.empty(per_row, a.dtype) if each else self._scratch("losses", a.dtype, rows).reshape(per_row)
-        total = self._scratch("total", np.dtype(np.float64), 1)
-        total[0] = 0.0
-        mass = float(rows) if sample_weight is None else float(weights.sum(dtype=np.float64))
-        mean_of_nothing = reduction == "mean" and mass * columns == 0.0
+        kept = self.memory.empty(rows * per_row[1], a.dtype) if each else self._scratch("losses", a.dtype, rows)
+        losses, total = kept.reshape(per_row), self.memory.empty(1, a.dtype)
+        by_mass = reduction == "mean" and sample_weight is not None  # their sum is taken where they are
         if a.size:
-            factor = np.nan if mean_of_nothing else reduction_factor(rule, reduction, mass, columns)
+            factor = reduction_factor(rule, reduction, 1.0 if by_mass else float(rows), columns)
             self.launch(
                 "loss",
                 a.dtype,
                 self.workers_for(_ELEMENTWISE * a.size),
-                *(a, truth, labels, gradient, values, total, weights, a.dtype.type(factor)),
+                *(a, truth, labels, gradient, losses, total, weights, a.dtype.type(factor), by_mass),
                 *(kind("losses", rule), _values(rule, a.dtype)),
             )
+        else:
+            total[...] = np.nan if reduction == "mean" else 0.0
         if each:
-            return give(values.reshape(rows) if rule.scope == "row" else values), give(gradient)
-        return give(np.array(np.nan if mean_of_nothing else total[0], a.dtype)), give(gradient)
+            return give(kept if rule.scope == "row" else losses), give(gradient)
+        return give(total.reshape(())), give(gradient)
+
+    def _labels(self, indices: Array, rows: int, classes: int) -> Array:
+        """Class indices as int64. Where reading them back is cheap, each is known to be within 0 .. classes - 1; else
+        the kernel gives NaN for one that is not."""
+        check_labels("target", indices, rows, classes)
+        if self.memory.checks:
+            check_classes("target", indices, classes)
+        return self.memory.settled(indices.astype(np.int64, copy=False))
+
+    def _none(self, dtype: np.dtype) -> Array:
+        """The array that stands for what is not given."""
+        if dtype not in self._empty:
+            self._empty[dtype] = self.memory.empty(0, dtype)
+        return self._empty[dtype]
 
     # Optimizers.
+
+    def state(self, optimizer: Hyperparameters, parameter: Array) -> State:
+        """What optimizer.init(parameter) gives."""
+        view = self.memory.view("parameter", parameter)
+        rule, dtype = optimizer.update_rule(), _float_dtype("parameter", view)
+        slots = tuple(self.memory.library.zeros(view.shape, dtype) for _ in range(rule.slots))
+        return State(view.shape, dtype, rule, slots)
 
     def update_inplace(self, optimizer: Hyperparameters, parameter: Array, gradient: Array, state: State) -> None:
         """One step of `optimizer`: writes `parameter` and `state`.
@@ -387,9 +430,9 @@ class Backend:
         TypeError for a wrong type or dtype; ValueError for a wrong shape, a parameter that is read-only or not
         contiguous, or the state of another parameter or rule; nothing is written before.
         """
-        view = arrays.view("parameter", parameter)
-        w = arrays.writable("parameter", parameter, _float_dtype("parameter", view), "it")
-        g = arrays.floats("gradient", gradient, w.dtype, "parameter")
+        view = self.memory.view("parameter", parameter)
+        w = self.memory.writable("parameter", parameter, _float_dtype("parameter", view), "it")
+        g = self.memory.floats("gradient", gradient, w.dtype, "parameter")
         arrays.shaped("gradient", g, w.shape, "that of parameter")
         rule = optimizer.update_rule()
         if not isinstance(state, State):
@@ -400,7 +443,7 @@ class Backend:
             raise ValueError(
                 f"state: expected one made by init for {w.dtype} {w.shape}, got one for {state.dtype} {state.shape}"
             )
-        arrays.check_apart("parameter", w, {"gradient": gradient})
+        self.memory.check_apart("parameter", w, {"gradient": gradient})
         flat = [array.reshape(1, -1) for array in (g, w, *state.slots)]
         flat += [flat[1]] * (2 + SLOTS - len(flat))
         (scalars,) = optimizer.table(state.steps + 1, 1, w.dtype)
@@ -430,8 +473,7 @@ class Backend:
 
 
 _ELEMENTWISE = 20.0  # floating-point operations that one element of a loss, activation or update counts for
-_NONE = {dtype: np.empty(0, dtype) for dtype in arrays.FLOATS}
-_NO_LABELS = np.empty(0, np.int64)
+_INT64 = np.dtype(np.int64)
 
 
 def _values(rule: Activation | Loss, dtype: np.dtype) -> tuple[Any, ...]:
@@ -458,26 +500,15 @@ def _float_dtype(name: str, array: np.ndarray) -> np.dtype:
     return array.dtype
 
 
-def _layer(
-    x_rows: np.ndarray, x_shape: tuple[int, ...], weight: Array, bias: Array | None
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """weight and bias, fitting x and each other."""
-    w = arrays.floats("weight", weight, x_rows.dtype, "x")
-    _check_matrix("weight", w, "(O, I)")
-    if w.shape[1] != x_rows.shape[1]:
-        raise ValueError(
-            f"x and weight: expected shapes (B, I) and (O, I) with one I, got x {x_shape} and weight {w.shape}"
-        )
-    if max(w.shape) > program.MOST:
-        raise ValueError(f"weight: expected at most {program.MOST} inputs and outputs, got {w.shape}")
-    if bias is None:
-        return w, None
-    b = arrays.floats("bias", bias, x_rows.dtype, "x")
-    return w, arrays.shaped("bias", b, (len(w),), f"(O,) of weight {w.shape}")
-
-
 def class_indices(name: str, indices: np.ndarray, rows: int, classes: int) -> np.ndarray:
     """Class indices (B,) as int64, each within 0 .. classes - 1."""
+    check_labels(name, indices, rows, classes)
+    check_classes(name, indices, classes)
+    return np.require(indices.astype(np.int64, copy=False), requirements=["C", "A"])
+
+
+def check_labels(name: str, indices: Array, rows: int, classes: int) -> None:
+    """TypeError or ValueError unless they are integers, one for each row."""
     if indices.dtype.kind not in "iu":
         raise TypeError(
             f"{name}: expected integer class indices (B,) or probability rows (B, C), got {indices.dtype} "
@@ -487,12 +518,14 @@ def class_indices(name: str, indices: np.ndarray, rows: int, classes: int) -> np
         hint = f"; pass {name}.ravel()" if indices.shape == (rows, 1) else ""
         hint = f"; probability rows are floats: pass {name}.astype(float)" if indices.shape == (rows, classes) else hint
         raise ValueError(f"{name}: expected shape ({rows},), one index for each row, got {indices.shape}{hint}")
-    if rows:
-        for index in (indices.min(), indices.max()):
-            if not 0 <= int(index) < classes:
-                hint = f"; classes counted from 1: pass {name} - 1" if index == classes and indices.min() > 0 else ""
-                hint = "; one output for two classes goes with binary cross-entropy" if classes == 1 else hint
-                raise ValueError(
-                    f"{name}: expected class indices from 0 to {classes - 1} ({classes} classes), got {index}{hint}"
-                )
-    return np.require(indices.astype(np.int64, copy=False), requirements=["C", "A"])
+
+
+def check_classes(name: str, indices: np.ndarray, classes: int) -> None:
+    """ValueError for an index outside 0 .. classes - 1."""
+    for index in (indices.min(), indices.max()) if indices.size else ():
+        if not 0 <= int(index) < classes:
+            hint = f"; classes counted from 1: pass {name} - 1" if index == classes and indices.min() > 0 else ""
+            hint = "; one output for two classes goes with binary cross-entropy" if classes == 1 else hint
+            raise ValueError(
+                f"{name}: expected class indices from 0 to {classes - 1} ({classes} classes), got {index}{hint}"
+            )

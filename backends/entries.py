@@ -49,8 +49,8 @@ def signature(name: str, scalar: Any, types: Any) -> tuple[Any, ...]:
         "apply": (reads(2), writes(2), number, parameters),
         "apply_backward": (reads(2), reads(2), writes(2), number, parameters),
         "loss": (
-            *(reads(2), reads(2), labels, writes(2), writes(2), writes(1, types.float64), reads(1), scalar),
-            *(number, parameters),
+            *(reads(2), reads(2), labels, writes(2), writes(2), writes(1), reads(1), scalar),
+            *(flag, number, parameters),
         ),
         "step": (
             *(reads(2), writes(2), writes(2), writes(2), writes(2)),

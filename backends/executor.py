@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.backends.arrays import Array
 from fusedmlp.backends.backend import LINE, Backend
 from fusedmlp.backends.errors import NonFinite
 from fusedmlp.backends.plan import Plan, serial_plan
-from fusedmlp.backends.scratch import aligned
 from fusedmlp.kernels.activations import identity
 from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
@@ -23,6 +23,7 @@ from fusedmlp.kernels.program import Block, Geometry, Network, Program, program
 
 CALL_SECONDS = 0.2  # about how long one call runs
 PROGRAMS = 64  # how many are kept; they are small and quick to make
+_INT64 = np.dtype(np.int64)
 PREDICT_ROWS = 256  # rows of a step where nobody asks for a batch size: its activations stay in cache
 
 
@@ -59,6 +60,7 @@ class Executor:
         if plan is not None and len(plan.partitions) != network.layers:
             raise ValueError(f"plan: expected a partition for each of {network.layers} layers, got {plan.partitions}")
         self.backend, self.network, self.dtype = backend, network, dtype
+        self._memory = backend.memory
         self._given_plan = plan
         self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
         self._programs: dict[Any, Program] = {}
@@ -67,8 +69,9 @@ class Executor:
         self._seconds_per_step: dict[Any, float] = {}
         first = self._program(serial_plan(network), 1)
         self._parameters, self._front = first.parameters, first.carried
-        self._buffer = aligned(self._front, dtype)
+        self._buffer = self._memory.aligned(self._front, dtype)
         self._buffer[:] = 0
+        self._entered: Program | None = None  # whose constants are in the buffer
 
     # Parameters.
 
@@ -79,25 +82,33 @@ class Executor:
     def write(self, parameters: Mapping[str, np.ndarray]) -> None:
         """Overwrites the parameters given, which must have the right names and shapes."""
         for name, value in parameters.items():
-            self._matrix(self._parameters[name])[...] = value
+            self._write(self._parameters[name], value)
 
-    def _matrix(self, block: Block) -> np.ndarray:
+    def _write(self, block: Block, value: np.ndarray) -> None:
+        self._matrix(block)[...] = self._memory.to_device(np.asarray(value, self.dtype))
+
+    def _matrix(self, block: Block) -> Array:
         return self._buffer[block.at : block.at + block.extent].reshape(block.rows, block.length)[:, : block.columns]
 
     def _copy(self, block: Block, name: str) -> np.ndarray:
-        copied = self._matrix(block).copy()
+        copied = self._memory.to_host(self._matrix(block).copy())
         return copied[0] if name.endswith("bias") else copied
 
     # Runs.
+
+    def place(self, data: Data) -> Data:
+        """The data in the backend's memory, as `train` and `gradients` take them."""
+        place = self._memory.to_device
+        rest = [None if part is None else place(part) for part in (data.truth, data.labels, data.weights)]
+        return Data(place(data.x), *rest)
 
     def predict(
         self, x: np.ndarray, batch_size: int | None = None, *, logits: bool = False, plan: Plan | None = None
     ) -> np.ndarray:
         """The network's output (N, O) for x (N, I), `batch_size` rows at a time; with `logits` without the activation
         of the output."""
-        result = np.empty((len(x), self.network.sizes[-1]), self.dtype)
         if not len(x):
-            return result
+            return np.empty((0, self.network.sizes[-1]), self.dtype)
         network = self.network
         if logits:
             network = replace(network, activations=(*network.activations[:-1], identity))
@@ -106,20 +117,20 @@ class Executor:
         workers = self.backend.workers_for(2.0 * len(x) * sum(block.extent for block in self._parameters.values()))
         plan = plan or Plan(workers, ("rows",) * network.layers)
         run = self._enter(self._program(plan, batch, network=network))
-        data, order = Data(x), np.arange(len(x), dtype=np.int64)
-        scalars = self._scalars(np.zeros(steps))
+        data, order = self.place(Data(x)), self._memory.to_device(np.arange(len(x), dtype=np.int64))
+        result, scalars = self._memory.empty((len(x), network.sizes[-1]), self.dtype), self._scalars(np.zeros(steps))
         for first, last in self._calls((batch, plan.workers), steps):
-            arguments = self._arguments(run, data, scalars[first:last], order, result=result, first=first)
+            arguments, _ = self._arguments(run, data, scalars[first:last], order, result=result, first=first)
             self.backend.launch("run", self.dtype, plan.workers, *arguments)
-        return result
+        return self._memory.to_host(result)
 
     def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, np.ndarray]]:
         """(loss, gradients by parameter) of all rows as one batch, each row's loss multiplied by `factor`."""
         rows = len(data.x)
         plan = self.plan(rows, inherited=True)
         run = self._enter(self._program(plan, rows, loss))
-        scalars, losses = self._scalars(np.array([factor])), np.zeros(1)
-        arguments = self._arguments(run, data, scalars, np.arange(rows, dtype=np.int64), losses)
+        order = self._memory.to_device(np.arange(rows, dtype=np.int64))
+        arguments, losses = self._arguments(run, self.place(data), self._scalars(np.array([factor])), order)
         self.backend.launch("run", self.dtype, plan.workers, *arguments)
         return float(losses[0]), {name: self._copy(block, name) for name, block in run.gradients.items()}
 
@@ -128,12 +139,11 @@ class Executor:
         state = self._state(optimizer)
         run = self._enter(self._program(serial_plan(self.network), 1, None, optimizer))
         for name, value in gradients.items():
-            self._matrix(run.gradients[name])[...] = value
+            self._write(run.gradients[name], value)
         scalars = self._scalars(np.zeros(1), optimizer, state.steps)
-        nothing = Data(np.empty((1, self.network.sizes[0]), self.dtype))
-        self.backend.launch(
-            "run", self.dtype, 1, *self._arguments(run, nothing, scalars, np.zeros(1, np.int64), np.zeros(1))
-        )
+        nothing = Data(self._memory.empty((1, self.network.sizes[0]), self.dtype))
+        arguments, _ = self._arguments(run, nothing, scalars, self._memory.to_device(np.zeros(1, np.int64)))
+        self.backend.launch("run", self.dtype, 1, *arguments)
         state.steps += 1
 
     def train(
@@ -153,17 +163,17 @@ class Executor:
         raises   NonFinite where a step's loss is not finite, the parameters being those before that step; or the
                  exception that reached the caller (Ctrl-C), after the yield of what was finished
         """
-        state = self._state(optimizer)
+        state, data, order = self._state(optimizer), self.place(data), self._memory.to_device(order)
         batch = min(batch_size, len(order))
         plan = self.plan(batch)
         for first, last in self._calls((batch, loss, state.rule), len(factors)):
             run = self._enter(self._program(plan, batch, loss, optimizer))
-            scalars, losses = self._scalars(factors[first:last], optimizer, state.steps), np.zeros(last - first)
-            arguments = self._arguments(run, data, scalars, order, losses, first=first, guarded=True)
+            scalars = self._scalars(factors[first:last], optimizer, state.steps)
+            arguments, losses = self._arguments(run, data, scalars, order, first=first, guarded=True)
             done, reached = self.backend.launch_interruptible("run", self.dtype, plan.workers, *arguments)
             state.steps += done
             if done:
-                yield losses[:done]
+                yield self._memory.to_host(losses)[:done]
             if reached is not None:
                 raise reached
             if done < last - first:
@@ -238,7 +248,7 @@ class Executor:
         if key not in self._programs:
             if len(self._programs) >= PROGRAMS:
                 self._programs.clear()
-            self._programs[key] = program(
+            made = program(
                 network or self.network,
                 Geometry(LINE // self.dtype.itemsize, plan.workers),
                 batch=batch,
@@ -247,18 +257,23 @@ class Executor:
                 update=update,
                 slots=slots,
             )
+            self._programs[key] = replace(made, table=self._memory.to_device(made.table))
         return self._programs[key]
 
     def _enter(self, run: Program) -> Program:
         """Makes room for the program behind what the buffer carries."""
         self._grow(run.layout.length)
-        for at, value in run.constants.items():
-            self._buffer[at] = value
+        if run is not self._entered:
+            self._entered = None
+            for at, value in run.constants.items():
+                self._buffer[at] = value
+            self._entered = run
         return run
 
     def _grow(self, length: int) -> None:
         if len(self._buffer) < length:
-            larger = aligned(length, self.dtype)
+            larger = self._memory.aligned(length, self.dtype)
+            self._entered = None
             carried = self._carried()
             larger[:carried] = self._buffer[:carried]
             self._buffer = larger
@@ -291,22 +306,23 @@ class Executor:
         run: Program,
         data: Data,
         scalars: np.ndarray,
-        order: np.ndarray,
-        losses: np.ndarray | None = None,
+        order: Array,
         *,
-        result: np.ndarray | None = None,
+        result: Array | None = None,
         first: int = 0,
         guarded: bool = False,
-    ) -> tuple[Any, ...]:
-        """What the interpreter takes after its context, for a step of each row of `scalars`, from step `first` on."""
-        outputs = self.network.sizes[-1]
-        truth = np.empty((0, outputs), self.dtype) if data.truth is None else data.truth
-        weights = np.empty(0, self.dtype) if data.weights is None else data.weights
-        labels = np.empty(0, np.int64) if data.labels is None else data.labels
-        batch_labels = np.empty(run.batch if len(labels) else 0, np.int64)
-        losses = np.empty(len(scalars)) if losses is None else losses
-        result = np.empty((0, outputs), self.dtype) if result is None else result
+    ) -> tuple[tuple[Any, ...], Array]:
+        """What the interpreter takes after its context, for a step of each row of `scalars`, from step `first` on; and
+        the array of these steps' losses, which is one of them."""
+        outputs, empty = self.network.sizes[-1], self._memory.empty
+        truth = empty((0, outputs), self.dtype) if data.truth is None else data.truth
+        weights = empty(0, self.dtype) if data.weights is None else data.weights
+        labels = empty(0, _INT64) if data.labels is None else data.labels
+        batch_labels = empty(run.batch if len(labels) else 0, _INT64)
+        losses = empty(len(scalars), np.dtype(np.float64))
+        result = empty((0, outputs), self.dtype) if result is None else result
+        scalars = self._memory.to_device(scalars)
         return (
             *(run.table, self._buffer, data.x, truth, weights, labels, batch_labels, order, scalars, losses, result),
             *(run.batch, first, first + len(scalars), guarded),
-        )
+        ), losses

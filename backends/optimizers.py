@@ -2,7 +2,6 @@
 
 from typing import Any
 
-from fusedmlp.backends import arrays
 from fusedmlp.backends.backend import State
 from fusedmlp.kernels import optimizers as rules
 
@@ -13,9 +12,9 @@ class _Steps(rules.Hyperparameters):
     def init(self, parameter: Any) -> State:
         """The state of one parameter, an array of any shape, float32 or float64, before its first step: slots of the
         same shape and dtype, zero. TypeError for anything else."""
-        view = arrays.view("parameter", parameter)
-        arrays.floats("parameter", view)
-        return State(view.shape, view.dtype, self.update_rule())
+        from fusedmlp.backends import backend_of
+
+        return backend_of({"parameter": parameter}).state(self, parameter)
 
     def update_inplace(self, parameter: Any, gradient: Any, state: State) -> None:
         """One step, on the backend where the arrays lie. Writes `parameter`, of any shape, contiguous and writable,

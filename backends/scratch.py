@@ -5,16 +5,19 @@ import weakref
 
 import numpy as np
 
+from fusedmlp.backends.arrays import Array, Memory
+
 
 class Scratch:
     """Arrays by name and dtype, each thread its own, grown to the largest that was asked for. Those of a thread that
     ended are freed. There is no lock that a forked child could inherit taken."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory: Memory) -> None:
+        self._memory = memory
         self._local = threading.local()
         self._everywhere: weakref.WeakSet[_Held] = weakref.WeakSet()
 
-    def __call__(self, name: str, dtype: np.dtype, length: int) -> np.ndarray:
+    def __call__(self, name: str, dtype: np.dtype, length: int) -> Array:
         """A one-dimensional array of `length` elements, aligned to 64 bytes, not cleared."""
         held = getattr(self._local, "held", None)
         if held is None:
@@ -22,7 +25,7 @@ class Scratch:
             self._everywhere.add(held)
         array = held.arrays.get((name, dtype))
         if array is None or len(array) < length:
-            array = held.arrays[name, dtype] = aligned(length, dtype)
+            array = held.arrays[name, dtype] = self._memory.aligned(length, dtype)
         return array[:length]
 
     @property
@@ -35,11 +38,4 @@ class _Held:
     """One thread's arrays."""
 
     def __init__(self) -> None:
-        self.arrays: dict[tuple[str, np.dtype], np.ndarray] = {}
-
-
-def aligned(length: int, dtype: np.dtype, alignment: int = 64) -> np.ndarray:
-    """A one-dimensional array whose first element lies on a multiple of `alignment` bytes; not cleared."""
-    raw = np.empty(length * dtype.itemsize + alignment, np.uint8)
-    start = -raw.ctypes.data % alignment
-    return raw[start : start + length * dtype.itemsize].view(dtype)
+        self.arrays: dict[tuple[str, np.dtype], Array] = {}

@@ -52,8 +52,8 @@ class Loss(Parametrized):
 
 def reduction_factor(loss: Loss, reduction: str, mass: float, outputs: int) -> float:
     """What every row's loss and gradient are multiplied by: 1 for "sum" and "none"; for "mean" one over the batch's
-    mass (its number of rows, or the sum of its sample weights), times the outputs of a row where the loss is a mean
-    over elements, as PyTorch's MSELoss and CrossEntropyLoss are."""
+    mass (its number of rows, or the sum of its sample weights; 1 where a body divides by that sum), times the outputs
+    of a row where the loss is a mean over elements, as PyTorch's MSELoss and CrossEntropyLoss are."""
     if reduction != "mean":
         return 1.0
     return 1.0 / (mass * outputs) if loss.scope == "element" else 1.0 / mass

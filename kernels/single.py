@@ -3,6 +3,7 @@
 Shapes as in dense.py and batch_loss.py; every matrix is contiguous. `kind` numbers the rule, p holds its parameters.
 """
 
+from fusedmlp.kernels.activations import row_total
 from fusedmlp.kernels.batch_loss import loss_tile, total_loss
 from fusedmlp.kernels.dense import (
     SUM_ROWS,
@@ -99,9 +100,12 @@ def apply_backward(c, dy, saved, dz, kind, p):
     activation_backward(c, dy, saved, dz, kind, p, first, last)
 
 
-def loss(c, a, truth, labels, da, losses, total, weights, factor, kind, p):
-    """Each row's loss and gradient, times factor and weight; their sum in total[0] where losses is (B, 1)."""
+def loss(c, a, truth, labels, da, losses, total, weights, factor, by_mass, kind, p):
+    """Each row's loss and gradient, times factor and weight, and with `by_mass` over the weights' sum; the rows' sum in
+    total[0] where losses is (B, 1)."""
     first, last = share(a.shape[0], 1, worker(c), workers(c))
+    if by_mass:
+        factor = factor / row_total(c, weights)
     loss_tile(kind, c, a, truth, labels, da, losses, weights, factor, p, first, last)
     barrier(c)
     if losses.shape[1] == 1 and worker(c) == 0 and lane(c) == 0:

@@ -1,7 +1,8 @@
 """Which backends the suite runs on, and what every test may ask for.
 
 FUSEDMLP_TEST_BACKENDS names the backends (python,cpu); with FUSEDMLP_REQUIRE_BACKENDS=1 one that is not
-available fails its tests instead of skipping them. "simulator" is the CUDA simulator of tests/simulator.py.
+available fails its tests instead of skipping them. "simulator" is the CUDA backend
+on the stand-in for a device of tests/stand_in.py.
 """
 
 import math
@@ -30,7 +31,7 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(params=BACKENDS, scope="session")
 def backend(request):
     if request.param == "simulator":
-        from simulator import get_simulator
+        from stand_in import get_simulator
 
         return get_simulator()
     try:

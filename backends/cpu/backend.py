@@ -23,7 +23,6 @@ from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gangs
 from fusedmlp.backends.plan import WORTHWHILE, Plan, Rates, choose_plan
-from fusedmlp.backends.scratch import aligned
 from fusedmlp.kernels.interpreter import INTERRUPTED
 from fusedmlp.kernels.program import Network
 
@@ -36,7 +35,6 @@ VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx51
 
 class CpuBackend(Backend):
     name = "cpu"
-    device = "cpu"
     panel = 1 << 20
 
     def __init__(self) -> None:
@@ -131,7 +129,7 @@ class CpuBackend(Backend):
         self, body: str, dtype: np.dtype, workers: int, *arguments: Any
     ) -> tuple[Any, BaseException | None]:
         entry = self.entry(body, dtype)
-        sync = aligned(words.SYNC_LENGTH, _INT64)
+        sync = self.memory.aligned(words.SYNC_LENGTH, _INT64)
         sync[:] = 0
         tiles = self._scratch("tiles", dtype, words.TILE * workers).reshape(workers, words.TILE)
         contexts = [(number, workers, sync, tiles[number]) for number in range(workers)]

@@ -1,4 +1,4 @@
-"""The bodies compiled for CUDA to PTX, which needs no device: the proof that what kernels/ says fits a GPU."""
+"""The bodies compiled for CUDA: to kernels, or without a device to PTX."""
 
 from collections.abc import Callable
 from functools import cache
@@ -15,7 +15,7 @@ from numba.cuda.np.numpy_support import from_dtype
 
 from fusedmlp.backends import entries
 from fusedmlp.backends.binder import Binder, entry_around
-from fusedmlp.backends.cuda.words import MATHEMATICS, words_for
+from fusedmlp.backends.cuda.words import DONE, MATHEMATICS, words_for
 from fusedmlp.backends.views import constant_of, view_of, views
 
 matrix, vector, block, row = views(intrinsic, types, cgutils)
@@ -72,6 +72,33 @@ def _device(function: Callable[..., Any], thin: bool) -> Any:
     return cuda.jit(device=True, inline="always" if thin else "never")(function)
 
 
+@cuda.jit(device=True, inline="always")
+def finish(c, steps):
+    """The first block tells how many steps were finished."""
+    if cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
+        c[DONE] = steps
+
+
+def entered(name: str, body: Callable[..., Any]) -> Any:
+    """A kernel's function around a body, by the names `body` and `finish`."""
+    return entry_around(body, after="finish(c, result); return" if name == "run" else "return")
+
+
+def source(name: str, dtype: np.dtype) -> tuple[Any, tuple[Any, ...]]:
+    """The kernel of an entry (backends/entries.py) as a function, and the types of its arguments."""
+    bound, body = binder(dtype), entries.body(name)
+    function = bound.wrap(
+        entered(name, body), f"{name}.{dtype}", __name__=__name__, body=bound.bind(body), finish=finish
+    )
+    return function, (types.Array(types.int64, 1, "C"), *entries.signature(name, from_dtype(dtype), types))
+
+
+def kernel(name: str, dtype: np.dtype) -> Any:
+    """The kernel of an entry, compiled for the device that there is."""
+    function, taken = source(name, dtype)
+    return cuda.jit(types.void(*taken), cache=True)(function)
+
+
 class _Device:
     """As much of a device as the compiler asks for."""
 
@@ -79,13 +106,9 @@ class _Device:
         self.compute_capability = capability
 
 
-def ptx(entry: str, dtype: np.dtype, capability: tuple[int, int]) -> str:
-    """The PTX of a kernel around an entry (backends/entries.py) for a compute dtype; its context is an integer."""
-    body = entries.body(entry)
-    kernel = binder(dtype).wrap(
-        entry_around(body, after="return"), f"{entry}.{dtype}", __name__=__name__, body=binder(dtype).bind(body)
-    )
-    taken = (types.int64, *entries.signature(entry, from_dtype(dtype), types))
+def ptx(name: str, dtype: np.dtype, capability: tuple[int, int]) -> str:
+    """The PTX of an entry's kernel, made without a device."""
+    function, taken = source(name, dtype)
     with patch("numba.cuda.dispatcher.get_current_device", lambda: _Device(capability)):
-        code, _ = cuda.compile_ptx(kernel, taken, cc=capability)
+        code, _ = cuda.compile_ptx(function, taken, cc=capability)
     return code

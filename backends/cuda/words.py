@@ -1,5 +1,5 @@
 """The vocabulary on CUDA: a worker is a block, its lanes are the block's threads, laid over a tile as the block's
-two dimensions. The context says nothing: every thread knows who it is.
+two dimensions. Every thread knows who it is; the context is an array of the words by which blocks stop.
 
 The words of one dtype at a time, since shared memory is declared with its type. `device` compiles a word for the
 device; the simulator runs them as they stand.
@@ -15,6 +15,11 @@ from numba import cuda
 # Tiles of 16 by 16, an element for each of 256 threads, operands read from global memory: right, and slow. The
 # executor that launches on a device brings staged operands and tiles by shape.
 TILE = 16
+THREADS = (16, 16)
+
+# The context: the reason to stop that a block asked for, and how many steps were finished.
+REQUEST, DONE = 0, 1
+SYNC_LENGTH = 2
 
 
 def words_for(
@@ -47,10 +52,10 @@ def words_for(
         return True
 
     def request_stop(c, reason):
-        pass
+        c[REQUEST] = reason
 
     def stopped(c):
-        return 0
+        return c[REQUEST]  # written before a barrier of the grid, and not again before the next
 
     def lane(c):
         return cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y
@@ -164,4 +169,6 @@ def simulated(body, arguments):
     """A simulated kernel. The simulator gives `cuda` its meaning in the globals of the kernel's own module, which are
     those of the words. The arguments come as one tuple: by themselves arrays would be copied, and written back one
     over the other where two are the same."""
-    body(0, *arguments)
+    result = body(*arguments)
+    if result is not None and cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
+        arguments[0][DONE] = result

@@ -15,7 +15,6 @@ from fusedmlp.kernels.interpreter import INTERRUPTED
 
 class PythonBackend(Backend):
     name = "python"
-    device = "cpu"
     panel = 8 << 10
 
     def __init__(self) -> None:
