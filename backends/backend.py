@@ -36,12 +36,14 @@ class State:
 class Backend:
     """One way to run the kernels. Every kernel takes and returns arrays of the caller's library.
 
-    name    by which `get_backend` finds it
-    memory  where its arrays live
-    panel   bytes of scratch in which dense_backward keeps rows of dz
+    name          by which `get_backend` finds it
+    memory        where its arrays live
+    call_seconds  about how long one call of a training or a prediction runs: what lies between calls waits for it
+    panel         bytes of scratch in which dense_backward keeps rows of dz
     """
 
     name = ""
+    call_seconds = 0.2
     panel = 1 << 20
     threads = 1  # the most workers of a call
 

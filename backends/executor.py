@@ -1,7 +1,7 @@
 """The executor: one network's parameters on one backend, and the runs that train it, ask it or step it.
 
-It composes programs, lays out the buffer, and cuts an epoch into calls of about a fifth of a second, between which
-progress, callbacks and Ctrl-C live. How a call is run is the backend's.
+It composes programs, lays out the buffer, and cuts an epoch into calls of about a fifth of a second (on a device a
+twentieth), between which progress, callbacks and Ctrl-C live. How a call is run is the backend's.
 """
 
 import time
@@ -21,7 +21,6 @@ from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
 from fusedmlp.kernels.program import Block, Geometry, Network, Program, program
 
-CALL_SECONDS = 0.2  # about how long one call runs
 PROGRAMS = 64  # how many are kept; they are small and quick to make
 _INT64 = np.dtype(np.int64)
 PREDICT_ROWS = 256  # rows of a step where nobody asks for a batch size: its activations stay in cache
@@ -203,8 +202,8 @@ class Executor:
     # Within.
 
     def _calls(self, key: Any, steps: int) -> Iterator[tuple[int, int]]:
-        """(first, last) of calls that each take about CALL_SECONDS; before anything was timed under this key, one step.
-        The body of the loop over them is what is timed."""
+        """(first, last) of calls that each take about the backend's call_seconds; before anything was timed under this
+        key, one step. The body of the loop over them is what is timed."""
         first = 0
         while first < steps:
             last = min(steps, first + self._steps_of_a_call(key))
@@ -214,8 +213,8 @@ class Executor:
             first = last
 
     def _steps_of_a_call(self, key: Any) -> int:
-        seconds = self._seconds_per_step.get(key, CALL_SECONDS)
-        return max(1, int(CALL_SECONDS / max(seconds, 1e-7)))
+        longest = self.backend.call_seconds
+        return max(1, int(longest / max(self._seconds_per_step.get(key, longest), 1e-7)))
 
     def _scalars(
         self, factors: np.ndarray, optimizer: Hyperparameters | None = None, steps_taken: int = 0

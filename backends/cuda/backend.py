@@ -19,6 +19,7 @@ _INT64 = np.dtype(np.int64)
 
 class CudaBackend(Backend):
     name = "cuda"
+    call_seconds = 0.05  # a device that also draws a screen stops kernels that run for long
     panel = 8 << 20
     threads_of_a_block = THREADS
     tile = TILE
