@@ -349,7 +349,8 @@ class Backend:
             known = self.memory.floats("target", known, a.dtype, "logits")
             truth, labels = arrays.shaped("target", known, a.shape, "that of logits"), self._none(_INT64)
         else:
-            truth, labels = self.memory.empty((0, a.shape[1]), a.dtype), self._labels(known, *a.shape)
+            truth = self.memory.empty((0, a.shape[1]), a.dtype)
+            labels = class_indices("target", known, a.shape[0], a.shape[1], self.memory)
         return self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
 
     def _element_loss(
@@ -398,14 +399,6 @@ class Backend:
         if each:
             return give(kept if rule.scope == "row" else losses), give(gradient)
         return give(total.reshape(())), give(gradient)
-
-    def _labels(self, indices: Array, rows: int, classes: int) -> Array:
-        """Class indices as int64. Where reading them back is cheap, each is known to be within 0 .. classes - 1; else
-        the kernel gives NaN for one that is not."""
-        check_labels("target", indices, rows, classes)
-        if self.memory.checks:
-            check_classes("target", indices, classes)
-        return self.memory.settled(indices.astype(np.int64, copy=False))
 
     def _none(self, dtype: np.dtype) -> Array:
         """The array that stands for what is not given."""
@@ -502,11 +495,13 @@ def _float_dtype(name: str, array: np.ndarray) -> np.dtype:
     return array.dtype
 
 
-def class_indices(name: str, indices: np.ndarray, rows: int, classes: int) -> np.ndarray:
-    """Class indices (B,) as int64, each within 0 .. classes - 1."""
+def class_indices(name: str, indices: Array, rows: int, classes: int, memory: Memory) -> Array:
+    """Class indices (B,) as int64. Where reading them back is cheap, each is known to be within 0 .. classes - 1; else
+    the kernel gives NaN for one that is not."""
     check_labels(name, indices, rows, classes)
-    check_classes(name, indices, classes)
-    return np.require(indices.astype(np.int64, copy=False), requirements=["C", "A"])
+    if memory.checks:
+        check_classes(name, indices, classes)
+    return memory.settled(indices.astype(np.int64, copy=False))
 
 
 def check_labels(name: str, indices: Array, rows: int, classes: int) -> None:

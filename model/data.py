@@ -11,6 +11,8 @@ from fusedmlp.backends.executor import Data
 from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.program import Network, fused_output
 
+HOST = arrays.Memory()
+
 
 def prepare(network: Network, dtype: np.dtype, loss: Loss, x: Any, y: Any, sample_weight: Any = None) -> Data:
     """x, y and the sample weights of at least one row, as `Data`. The model's answers and the truths must go with the
@@ -53,7 +55,7 @@ def truths(
         array = array[None]
     if by_class and array.ndim == 1:
         indices = array.astype(np.int64) if array.dtype == np.bool_ else array
-        return None, class_indices("y", indices, rows, outputs)
+        return None, class_indices("y", indices, rows, outputs, HOST)
     if not by_class and outputs == 1 and array.shape == (rows,):
         array = array[:, None]
     if array.shape != (rows, outputs):

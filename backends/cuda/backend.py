@@ -38,8 +38,8 @@ class CudaBackend(Backend):
 
     def plan(self, network: Network, batch: int) -> Plan:
         """Layers by rows: with as many workers as a GPU has, partial sums of all of them would be most of the work."""
-        rows = self._driver.most_blocks("run", np.dtype(np.float32), self.threads_of_a_block[0] ** 2)
-        return Plan(max(1, min(rows, -(-batch // 2))), ("rows",) * network.layers)
+        most = self._driver.most_blocks("run", np.dtype(np.float32), self.threads_of_a_block)
+        return Plan(max(1, min(most, -(-batch // 2))), ("rows",) * network.layers)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> int:
         self._launch(body, dtype, workers, arguments)

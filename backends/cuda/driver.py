@@ -8,6 +8,7 @@ import ctypes
 import os
 from functools import cache
 from importlib.util import find_spec
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -97,10 +98,10 @@ class Driver:
 
         return kernel(body, dtype)
 
-    def most_blocks(self, body: str, dtype: np.dtype, threads: int) -> int:
+    def most_blocks(self, body: str, dtype: np.dtype, threads: tuple[int, int]) -> int:
         """How many blocks of so many threads may meet at a barrier."""
         (overload,) = self.kernel(body, dtype).overloads.values()
-        return int(overload.max_cooperative_grid_blocks(threads))
+        return int(overload.max_cooperative_grid_blocks(prod(threads)))
 
     def launch(self, body: str, dtype: np.dtype, blocks: int, threads: tuple[int, int], arguments: tuple) -> None:
         """Runs the kernel of a body on the current stream; the caller does not wait."""
