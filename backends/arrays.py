@@ -144,6 +144,27 @@ class Memory:
         """The array in the processor's memory: itself if it is there."""
         return array
 
+    def renewed(self, old: Array | None, array: np.ndarray) -> Array:
+        """As `to_device`; in the place of `old`, whose numbers are then gone, where it fits."""
+        return array
+
+    def holds(self, array: Array) -> bool:
+        """Whether an array of the library, or of NumPy, lies in this memory."""
+        return isinstance(array, self.library.ndarray)
+
+    def clear(self, array: Array) -> None:
+        """Makes every number 0."""
+        array[...] = 0
+
+    def address(self, array: Array) -> int:
+        """Where its first element lies."""
+        return array.__array_interface__["data"][0]
+
+    def queue(self) -> int:
+        """Which queue of work this thread's calls go to, where these run one after the other but not before they
+        return: a device's stream."""
+        return 0
+
     # What is the same everywhere.
 
     def check_place(self, name: str, value: Any, dtype: str = "float32") -> None:

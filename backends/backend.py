@@ -5,12 +5,15 @@ how a body of kernels/ is entered.
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from fusedmlp.backends import arrays
 from fusedmlp.backends.arrays import Array, Memory
+from fusedmlp.backends.call import Call
+from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan, serial_plan
 from fusedmlp.backends.scratch import Scratch
 from fusedmlp.kernels import activations, losses, program
@@ -40,11 +43,17 @@ class Backend:
     memory        where its arrays live
     call_seconds  about how long one call of a training or a prediction runs: what lies between calls waits for it
     panel         bytes of scratch in which dense_backward keeps rows of dz
+    predict_rows  rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
+    launches      the ways of a plan (backends/plan.py) in which it can run a call
+    precisions    of products, the first one being the arrays' own
     """
 
     name = ""
     call_seconds = 0.2
     panel = 1 << 20
+    predict_rows = 256
+    launches: tuple[str, ...] = ("steps",)
+    precisions: tuple[str, ...] = ("float32",)
     threads = 1  # the most workers of a call
 
     def __init__(self, memory: Memory | None = None) -> None:
@@ -73,6 +82,24 @@ class Backend:
         """As `launch`, on other threads than the caller's, which waits. An exception that reaches it (Ctrl-C) asks the
         workers to stop, and is returned beside the result when they are out."""
         raise NotImplementedError
+
+    def place(self, data: Data) -> Data:
+        """The data in the backend's memory, if they have room there; else as they are."""
+        return data
+
+    def feed(self, data: Data, order: np.ndarray, batch: int, old: Array | None = None) -> Feed:
+        """What brings the rows of an epoch to calls of steps of `batch` rows. The order takes the place of `old`, that
+        of an epoch before."""
+        return Feed(data, order)
+
+    def run(self, call: Call) -> None:
+        """Runs the steps of a call to their end."""
+        self.launch("run", call.dtype, call.plan.workers, *call.arguments())
+
+    def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
+        """How many steps of a call were finished, and the exception that reached the caller, who waits; `meanwhile` may
+        be called while the steps run."""
+        return self.launch_interruptible("run", call.dtype, call.plan.workers, *call.arguments())
 
     def describe(self) -> str:
         """A line: the backend and what it runs on."""
@@ -112,10 +139,10 @@ class Backend:
         All arrays are float32, or all float64. Allocates y, and z where it is saved; nothing else. Raises TypeError
         for a wrong type, dtype or device and ValueError for a wrong shape or value, before anything is written.
         """
-        _check_precision(precision)
         rule = activations.get(activation)
         given, named = x, {"x": x, "weight": weight, "bias": bias}
         x = self.memory.floats("x", x)
+        precision = self.precision(precision, x.dtype)
         x_rows = arrays.rows("x", x, "(B, I)")
         weight, bias = self._layer(x_rows, x.shape, weight, bias)
         shape = (len(x_rows), len(weight))
@@ -164,9 +191,9 @@ class Backend:
         dz = dy f'(z), dx = dz weight, dweight = dzᵀ x, dbias = the column sums of dz. dz is never held at full size.
         Raises as dense_forward does.
         """
-        _check_precision(precision)
         rule = activations.get(activation)
         x = self.memory.floats("x", x)
+        precision = self.precision(precision, x.dtype)
         given, dy = dy, self.memory.floats("dy", dy, x.dtype, "x")
         saved = self.memory.floats("saved", saved, x.dtype, "x")
         x_rows = arrays.rows("x", x, "(B, I)")
@@ -278,6 +305,21 @@ class Backend:
         """z - log(sum(exp(z))) of each row of z (B, C), or of one row (C,); finite for every
         finite z. dtypes and errors as in `activate`."""
         return self.activate(z, activations.log_softmax)
+
+    def precision(self, asked: str | None, dtype: np.dtype) -> str:
+        """The precision of products of arrays of a dtype: as asked for, None being their own. ValueError where there
+        is no such precision."""
+        own = self.precisions[0]
+        if asked is None or asked == own:
+            return own
+        if asked not in self.precisions:
+            raise ValueError(
+                f"precision: expected None or {' or '.join(map(repr, self.precisions))} on {self.name}, got {asked!r}"
+                + ("" if len(self.precisions) > 1 else " ('tf32' and 'bf16' need backend cuda)")
+            )
+        if dtype != np.float32:
+            raise ValueError(f"precision: {asked!r} is for float32 arrays, got {dtype}; pass precision=None")
+        return asked
 
     # Losses: (prediction, target) -> (loss, gradient with respect to the prediction), in one pass.
 
@@ -456,15 +498,29 @@ class Backend:
 
     # Training.
 
-    def executor(self, network: program.Network, dtype: str = "float32", plan: Any = None) -> Any:
-        """What holds and trains one network's parameters on this backend."""
+    def executor(
+        self,
+        network: program.Network,
+        dtype: str = "float32",
+        plan: Plan | None = None,
+        precision: str | None = None,
+    ) -> Any:
+        """What holds and trains one network's parameters on this backend. ValueError for a plan or a precision that it
+        does not have."""
         from fusedmlp.backends.executor import Executor
 
-        return Executor(self, network, np.dtype(dtype), plan)
+        if plan is not None and plan.launch not in self.launches:
+            raise ValueError(f"plan: expected launch {' or '.join(self.launches)} on {self.name}, got {plan.launch!r}")
+        return Executor(self, network, np.dtype(dtype), plan, self.precision(precision, np.dtype(dtype)))
 
-    def plan(self, network: program.Network, batch: int) -> Plan:
+    def plan(self, network: program.Network, dtype: np.dtype, batch: int) -> Plan:
         """How training steps of `batch` rows are shared out among workers."""
         return serial_plan(network)
+
+    def prediction_plan(self, network: program.Network, dtype: np.dtype, rows: int) -> Plan:
+        """How a prediction of so many rows is. Nothing is exchanged: a row is one worker's, whatever the layers."""
+        weights = sum(inputs * outputs for inputs, outputs in pairwise(network.sizes))
+        return Plan(self.workers_for(2.0 * rows * weights), ("rows",) * network.layers)
 
 
 _ELEMENTWISE = 20.0  # floating-point operations that one element of a loss, activation or update counts for
@@ -475,13 +531,6 @@ def _values(rule: Activation | Loss, dtype: np.dtype) -> tuple[Any, ...]:
     """A rule's parameters as scalars of the compute dtype."""
     values = [value for _, value in rule.parameters] + [0.0] * PARAMETERS
     return tuple(dtype.type(value) for value in values[:PARAMETERS])
-
-
-def _check_precision(precision: str | None) -> None:
-    if precision not in (None, "float32"):
-        raise ValueError(
-            f"precision: expected None or 'float32' on the CPU, got {precision!r} ('tf32' and 'bf16' need backend cuda)"
-        )
 
 
 def _check_matrix(name: str, array: np.ndarray, letters: str) -> None:

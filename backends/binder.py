@@ -45,6 +45,7 @@ class Binder:
     compile  compile(function, thin) makes a rebuilt function callable; a thin one becomes part of its caller
     folder   the backend's own sources, which go into the digest with those of kernels/ and of this folder: whatever
              decides what the words mean must stand there, or in the label of an entry
+    rules    the numbers of those rules of a family that will be met, where not all of them may be
     """
 
     def __init__(
@@ -52,12 +53,14 @@ class Binder:
         words: Mapping[str, Callable[..., Any]],
         compile: Callable[[Callable[..., Any], bool], Any],
         folder: Path,
+        rules: Iterable[tuple[str, tuple[int, ...]]] = (),
     ) -> None:
         missing = WORDS.keys() - words.keys()
         if missing:
             raise ValueError(f"words: a backend defines every word; missing are {', '.join(sorted(missing))}")
         self._words = words
         self._compile = compile
+        self._rules = dict(rules)
         kernels = Path(fusedmlp.kernels.__file__).parent
         shared = sorted(Path(__file__).parent.glob("*.py"))  # this file, and what all backends compile in
         self.digest = source_digest((*shared, *sources_in(kernels), *sources_in(folder)))
@@ -66,6 +69,10 @@ class Binder:
     def bind(self, function: Callable[..., Any], thin: bool = False) -> Any:
         """`function` as this backend's, compiled; as a thin one where it is marked so, or asked for."""
         return self._bind(function, thin=thin)
+
+    def fill(self, template: Callable[..., Any], label: str, **holes: Callable[..., Any]) -> Any:
+        """`template` as this backend's, its holes filled by other functions of kernels/."""
+        return self._bind(template, {name: self._bind(body) for name, body in holes.items()}, label)
 
     def wrap(self, function: Callable[..., Any], label: str, **globals: Any) -> types.FunctionType:
         """`function`, a backend's own entry around a bound body, over the globals given; not compiled."""
@@ -109,16 +116,19 @@ class Binder:
     def _branch(self, choice: Choice) -> Any:
         """The choice as one branch on `kind`, a template bound for each rule."""
         bound: dict[str, Any] = {}
-        for number, rule in enumerate(FAMILIES[choice.family]):
+        rules = FAMILIES[choice.family]
+        for number in self._rules.get(choice.family, range(len(rules))):
+            rule = rules[number]
             holes = {
                 hole: self._bind(formula) if isinstance(formula, types.FunctionType) else formula
                 for hole, formula in choice.holes(rule).items()
             }
             bound[f"rule_{number}"] = self._bind(choice.template(rule), holes, f"{choice.family}.{rule.name}")
-        parameters = ", ".join(inspect.signature(choice.template(FAMILIES[choice.family][0])).parameters)
+        parameters = ", ".join(inspect.signature(choice.template(rules[0])).parameters)
         lines = [f"def choose(kind, {parameters}):"]
-        for number in range(len(bound)):
-            lines.append(f"    {'el' if number else ''}if kind == {number}:\n        rule_{number}({parameters})")
+        for name in bound:
+            branch = "if" if len(lines) == 1 else "elif"
+            lines.append(f"    {branch} kind == {name.removeprefix('rule_')}:\n        {name}({parameters})")
         return self._compile(self.wrap(_made("\n".join(lines)), choice.family, __name__=__name__, **bound), False)
 
 

@@ -4,32 +4,48 @@ they take."""
 from collections.abc import Callable
 from typing import Any
 
+from fusedmlp.backends.binder import Binder
 from fusedmlp.kernels import interpreter, measure, single
 from fusedmlp.kernels.activations import PARAMETERS
 from fusedmlp.kernels.optimizers import SCALARS
 
 _HOMES = {
     single: ("forward", "backward", "apply", "apply_backward", "loss", "step"),
-    interpreter: ("run",),
+    interpreter: ("run", "advance"),
     measure: ("multiply", "meet"),
 }
 _BODIES = {name: getattr(home, name) for home, names in _HOMES.items() for name in names}
-NAMES = tuple(_BODIES)
+# An instruction of the program as an entry of its own; some serve two.
+_INSTRUCTIONS = {f"one.{body.__name__}": body for body in interpreter.INSTRUCTIONS.values()}
+NAMES = (*_BODIES, *_INSTRUCTIONS)
 MULTIPLYING = ("forward", "backward", "run", "multiply")  # those that multiply matrices
+MEETING = ("backward", "loss", "run", "meet")  # those whose workers meet at a barrier
+
+
+def instruction(op: int) -> str:
+    """The entry that runs an instruction."""
+    return f"one.{interpreter.INSTRUCTIONS[op].__name__}"
 
 
 def body(name: str) -> Callable[..., Any]:
     """The function of kernels/ behind an entry."""
-    return _BODIES[name]
+    return interpreter.one if name in _INSTRUCTIONS else _BODIES[name]
 
 
-def signature(name: str, scalar: Any, types: Any) -> tuple[Any, ...]:
+def bound(binder: Binder, name: str, thin: bool = False) -> Any:
+    """An entry's body as a backend's."""
+    if name in _INSTRUCTIONS:
+        return binder.fill(interpreter.one, name, instruction=_INSTRUCTIONS[name])
+    return binder.bind(_BODIES[name], thin)
+
+
+def signature(name: str, scalar: Any, types: Any, readonly: bool = True) -> tuple[Any, ...]:
     """The types of an entry's arguments after the context, for a compute dtype `scalar`, in the terms of a compiler's
-    module `types`. Inputs are read-only contiguous arrays, which writable and memory-mapped ones fit: every other
-    layout would be seconds more of compiling."""
+    module `types`. Inputs are contiguous, every other layout being seconds more of compiling, and `readonly`, which
+    writable and memory-mapped arrays fit; a device has no such arrays."""
 
     def reads(dimensions: int, of: Any = scalar) -> Any:
-        return types.Array(of, dimensions, "C", readonly=True)
+        return types.Array(of, dimensions, "C", readonly=readonly)
 
     def writes(dimensions: int, of: Any = scalar) -> Any:
         return types.Array(of, dimensions, "C")
@@ -37,6 +53,12 @@ def signature(name: str, scalar: Any, types: Any) -> tuple[Any, ...]:
     number, flag = types.int64, types.boolean
     parameters = types.UniTuple(scalar, PARAMETERS)
     labels = reads(1, number)
+    work = (
+        *(reads(2, number), writes(1), reads(2), reads(2), reads(1), labels, writes(1, number)),
+        *(reads(1, number), reads(2), writes(1, types.float64), writes(2)),
+    )
+    if name in _INSTRUCTIONS:
+        return (writes(1, number), *work, number, number, number, flag)
     arguments: dict[str, tuple[Any, ...]] = {
         "forward": (
             *(reads(2), reads(2), reads(1), writes(2), writes(2), flag),
@@ -56,11 +78,8 @@ def signature(name: str, scalar: Any, types: Any) -> tuple[Any, ...]:
             *(reads(2), writes(2), writes(2), writes(2), writes(2)),
             *(number, types.UniTuple(scalar, SCALARS), number),
         ),
-        "run": (
-            *(reads(2, number), writes(1), reads(2), reads(2), reads(1), labels, writes(1, number)),
-            *(reads(1, number), reads(2), writes(1, types.float64)),
-            *(writes(2), number, number, number, flag),
-        ),
+        "run": (*work, number, number, number, flag),
+        "advance": (writes(1, number), number),
         "multiply": (reads(2), reads(2), writes(2), number),
         "meet": (number,),
     }

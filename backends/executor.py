@@ -6,15 +6,18 @@ twentieth), between which progress, callbacks and Ctrl-C live. How a call is run
 
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from fusedmlp.backends.arrays import Array
 from fusedmlp.backends.backend import LINE, Backend
-from fusedmlp.backends.errors import NonFinite
+from fusedmlp.backends.call import Call
+from fusedmlp.backends.errors import NonFinite, OutOfMemory
+from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan, serial_plan
 from fusedmlp.kernels.activations import identity
 from fusedmlp.kernels.losses import Loss
@@ -23,18 +26,6 @@ from fusedmlp.kernels.program import Block, Geometry, Network, Program, program
 
 PROGRAMS = 64  # how many are kept; they are small and quick to make
 _INT64 = np.dtype(np.int64)
-PREDICT_ROWS = 256  # rows of a step where nobody asks for a batch size: its activations stay in cache
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a run reads, contiguous and of the compute dtype: x (N, I), truth (N, O) or class labels int64 (N,), and
-    sample weights (N,) or None."""
-
-    x: np.ndarray
-    truth: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    weights: np.ndarray | None = None
 
 
 @dataclass
@@ -55,21 +46,23 @@ class Executor:
     it is laid out anew for another batch, loss or optimizer.
     """
 
-    def __init__(self, backend: Backend, network: Network, dtype: np.dtype, plan: Plan | None) -> None:
+    def __init__(self, backend: Backend, network: Network, dtype: np.dtype, plan: Plan | None, precision: str) -> None:
         if plan is not None and len(plan.partitions) != network.layers:
             raise ValueError(f"plan: expected a partition for each of {network.layers} layers, got {plan.partitions}")
         self.backend, self.network, self.dtype = backend, network, dtype
         self._memory = backend.memory
-        self._given_plan = plan
+        self._given_plan, self._precision = plan, precision
         self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
-        self._programs: dict[Any, Program] = {}
+        self._programs: dict[Any, tuple[Program, Array]] = {}  # with its table in the backend's memory
+        self._kept: dict[str, Array] = {}  # what calls use one after the other, so that it stays where it is
+        self._room = 1  # steps of the longest call so far
         self._current: _OptimizerState | None = None  # whose slots lie in the buffer
         self._states: list[_OptimizerState] = []
         self._seconds_per_step: dict[Any, float] = {}
-        first = self._program(serial_plan(network), 1)
+        first, _ = self._program(serial_plan(network), 1)
         self._parameters, self._front = first.parameters, first.carried
         self._buffer = self._memory.aligned(self._front, dtype)
-        self._buffer[:] = 0
+        self._memory.clear(self._buffer)
         self._entered: Program | None = None  # whose constants are in the buffer
 
     # Parameters.
@@ -96,53 +89,49 @@ class Executor:
     # Runs.
 
     def place(self, data: Data) -> Data:
-        """The data in the backend's memory, as `train` and `gradients` take them."""
-        place = self._memory.to_device
-        rest = [None if part is None else place(part) for part in (data.truth, data.labels, data.weights)]
-        return Data(place(data.x), *rest)
+        """The data in the backend's memory, if they have room there; `train` takes either."""
+        return self.backend.place(data)
 
     def predict(
-        self, x: np.ndarray, batch_size: int | None = None, *, logits: bool = False, plan: Plan | None = None
-    ) -> np.ndarray:
-        """The network's output (N, O) for x (N, I), `batch_size` rows at a time; with `logits` without the activation
-        of the output."""
+        self, x: Array, batch_size: int | None = None, *, logits: bool = False, plan: Plan | None = None
+    ) -> Array:
+        """The network's output (N, O) for x (N, I), `batch_size` rows at a time, in the backend's memory; with `logits`
+        without the activation of the output."""
         if not len(x):
-            return np.empty((0, self.network.sizes[-1]), self.dtype)
+            return self._memory.empty((0, self.network.sizes[-1]), self.dtype)
         network = self.network
         if logits:
             network = replace(network, activations=(*network.activations[:-1], identity))
-        batch = min(batch_size or PREDICT_ROWS, 1 << (len(x) - 1).bit_length())  # few programs serve all sizes
-        steps = -(-len(x) // batch)
-        workers = self.backend.workers_for(2.0 * len(x) * sum(block.extent for block in self._parameters.values()))
-        plan = plan or Plan(workers, ("rows",) * network.layers)
-        run = self._enter(self._program(plan, batch, network=network))
-        data, order = self.place(Data(x)), self._memory.to_device(np.arange(len(x), dtype=np.int64))
-        result, scalars = self._memory.empty((len(x), network.sizes[-1]), self.dtype), self._scalars(np.zeros(steps))
-        for first, last in self._calls((batch, plan.workers), steps):
-            arguments, _ = self._arguments(run, data, scalars[first:last], order, result=result, first=first)
-            self.backend.launch("run", self.dtype, plan.workers, *arguments)
-        return self._memory.to_host(result)
+        rows = batch_size or self.backend.predict_rows
+        batch = min(rows, 1 << (len(x) - 1).bit_length())  # few programs serve all sizes
+        plan = plan or self.backend.prediction_plan(network, self.dtype, len(x))
+        run = self._enter(plan, batch, network=network)
+        feed = self.backend.feed(Data(x), np.arange(len(x), dtype=np.int64), batch)
+        result = self._memory.empty((len(x), network.sizes[-1]), self.dtype)
+        for first, last in self._calls((batch, plan), -(-len(x) // batch), feed.longest):
+            self.backend.run(self._call(run, plan, feed, np.zeros(last - first), first=first, result=result))
+        return result
 
     def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, np.ndarray]]:
         """(loss, gradients by parameter) of all rows as one batch, each row's loss multiplied by `factor`."""
         rows = len(data.x)
         plan = self.plan(rows, inherited=True)
-        run = self._enter(self._program(plan, rows, loss))
-        order = self._memory.to_device(np.arange(rows, dtype=np.int64))
-        arguments, losses = self._arguments(run, self.place(data), self._scalars(np.array([factor])), order)
-        self.backend.launch("run", self.dtype, plan.workers, *arguments)
-        return float(losses[0]), {name: self._copy(block, name) for name, block in run.gradients.items()}
+        run = self._enter(plan, rows, loss)
+        feed = self.backend.feed(data, np.arange(rows, dtype=np.int64), rows)
+        call = self._call(run, plan, feed, np.array([factor]))
+        self.backend.run(call)
+        gradients = {name: self._copy(block, name) for name, block in call.program.gradients.items()}
+        return float(self._memory.to_host(call.losses)[0]), gradients
 
     def apply(self, gradients: Mapping[str, np.ndarray], optimizer: Hyperparameters) -> None:
         """One optimizer step by the gradients given, one for each parameter."""
-        state = self._state(optimizer)
-        run = self._enter(self._program(serial_plan(self.network), 1, None, optimizer))
+        state, plan = self._state(optimizer), serial_plan(self.network)
+        run = self._enter(plan, 1, None, optimizer)
         for name, value in gradients.items():
-            self._write(run.gradients[name], value)
-        scalars = self._scalars(np.zeros(1), optimizer, state.steps)
-        nothing = Data(self._memory.empty((1, self.network.sizes[0]), self.dtype))
-        arguments, _ = self._arguments(run, nothing, scalars, self._memory.to_device(np.zeros(1, np.int64)))
-        self.backend.launch("run", self.dtype, 1, *arguments)
+            self._write(run[0].gradients[name], value)
+        nothing = Data(np.zeros((1, self.network.sizes[0]), self.dtype))
+        feed = self.backend.feed(nothing, np.zeros(1, np.int64), 1)
+        self.backend.run(self._call(run, plan, feed, np.zeros(1), optimizer, state.steps))
         state.steps += 1
 
     def train(
@@ -162,17 +151,18 @@ class Executor:
         raises   NonFinite where a step's loss is not finite, the parameters being those before that step; or the
                  exception that reached the caller (Ctrl-C), after the yield of what was finished
         """
-        state, data, order = self._state(optimizer), self.place(data), self._memory.to_device(order)
-        batch = min(batch_size, len(order))
-        plan = self.plan(batch)
-        for first, last in self._calls((batch, loss, state.rule), len(factors)):
-            run = self._enter(self._program(plan, batch, loss, optimizer))
-            scalars = self._scalars(factors[first:last], optimizer, state.steps)
-            arguments, losses = self._arguments(run, data, scalars, order, first=first, guarded=True)
-            done, reached = self.backend.launch_interruptible("run", self.dtype, plan.workers, *arguments)
+        state, batch = self._state(optimizer), min(batch_size, len(order))
+        plan, feed = self.plan(batch), self.backend.feed(data, order, batch, self._kept.get("order"))
+        self._kept["order"] = feed.order
+        for first, last in self._calls((batch, loss, state.rule), len(factors), feed.longest):
+            run = self._enter(plan, batch, loss, optimizer)
+            call = self._call(
+                *(run, plan, feed, factors[first:last], optimizer, state.steps), first=first, guarded=True
+            )
+            done, reached = self.backend.run_interruptible(call, partial(feed.ahead, last))
             state.steps += done
             if done:
-                yield self._memory.to_host(losses)[:done]
+                yield self._memory.to_host(call.losses[:done]).copy()
             if reached is not None:
                 raise reached
             if done < last - first:
@@ -196,17 +186,17 @@ class Executor:
         larger = [rows for limit, rows in self._plans if limit == threads and rows >= batch] if inherited else []
         planned = min(larger, default=batch)
         if (threads, planned) not in self._plans:
-            self._plans[threads, planned] = self.backend.plan(self.network, planned)
+            self._plans[threads, planned] = self.backend.plan(self.network, self.dtype, planned)
         return self._plans[threads, planned]
 
     # Within.
 
-    def _calls(self, key: Any, steps: int) -> Iterator[tuple[int, int]]:
+    def _calls(self, key: Any, steps: int, longest: int) -> Iterator[tuple[int, int]]:
         """(first, last) of calls that each take about the backend's call_seconds; before anything was timed under this
-        key, one step. The body of the loop over them is what is timed."""
+        key, one step. None goes beyond a multiple of `longest`. The body of the loop over them is what is timed."""
         first = 0
         while first < steps:
-            last = min(steps, first + self._steps_of_a_call(key))
+            last = min(steps, first + self._steps_of_a_call(key), (first // longest + 1) * longest)
             start = time.perf_counter()
             yield first, last
             self._seconds_per_step[key] = (time.perf_counter() - start) / (last - first)
@@ -216,17 +206,17 @@ class Executor:
         longest = self.backend.call_seconds
         return max(1, int(longest / max(self._seconds_per_step.get(key, longest), 1e-7)))
 
-    def _scalars(
-        self, factors: np.ndarray, optimizer: Hyperparameters | None = None, steps_taken: int = 0
-    ) -> np.ndarray:
-        """The table of a call: each step's scalars, and the factor of its loss. ValueError where one is beyond the
-        range of the dtype."""
-        table = np.zeros((len(factors), SCALARS + 1), self.dtype)
+    def _scalars(self, factors: np.ndarray, optimizer: Hyperparameters | None, steps_taken: int) -> np.ndarray:
+        """The table of a call: each step's scalars, and the factor of its loss, with room for the longest call.
+        ValueError where one is beyond the range of the dtype."""
+        steps = len(factors)
+        self._room = max(self._room, 1 << (steps - 1).bit_length())
+        table = np.zeros((self._room, SCALARS + 1), self.dtype)
         if optimizer is not None:
-            table[:, :SCALARS] = optimizer.table(steps_taken + 1, len(factors), self.dtype)
-        table[:, SCALARS] = factors
-        least = np.finfo(self.dtype).tiny
-        if not np.isfinite(table[:, SCALARS]).all() or (table[factors != 0, SCALARS] < least).any():
+            table[:steps, :SCALARS] = optimizer.table(steps_taken + 1, steps, self.dtype)
+        table[:steps, SCALARS] = factors
+        rounded, least = table[:steps, SCALARS], np.finfo(self.dtype).tiny
+        if not np.isfinite(rounded).all() or (rounded[factors != 0] < least).any():
             raise ValueError(
                 f"sample_weight: expected weights whose sums fit {self.dtype}; they make factors of the loss from "
                 f"{factors.min()} to {factors.max()}"
@@ -240,7 +230,7 @@ class Executor:
         loss: Loss | None = None,
         optimizer: Hyperparameters | None = None,
         network: Network | None = None,
-    ) -> Program:
+    ) -> tuple[Program, Array]:
         update = None if optimizer is None else optimizer.update_rule()
         slots = 0 if self._current is None else self._current.rule.slots
         key = (network, plan, batch, loss, update, slots)
@@ -252,22 +242,38 @@ class Executor:
                 Geometry(LINE // self.dtype.itemsize, plan.workers),
                 batch=batch,
                 partitions=plan.codes(),
+                libraries=plan.libraries(),
                 loss=loss,
                 update=update,
                 slots=slots,
             )
-            self._programs[key] = replace(made, table=self._memory.to_device(made.table))
+            self._programs[key] = made, self._memory.to_device(made.table)
         return self._programs[key]
 
-    def _enter(self, run: Program) -> Program:
-        """Makes room for the program behind what the buffer carries."""
-        self._grow(run.layout.length)
+    def _enter(
+        self,
+        plan: Plan,
+        batch: int,
+        loss: Loss | None = None,
+        optimizer: Hyperparameters | None = None,
+        network: Network | None = None,
+    ) -> tuple[Program, Array]:
+        """The program, for which there is now room behind what the buffer carries, and its table."""
+        run, table = self._program(plan, batch, loss, optimizer, network)
+        try:
+            self._grow(run.layout.length)
+        except OutOfMemory as error:
+
+            def composed(rows: int) -> Program:
+                return self._program(plan, rows, loss, optimizer, network)[0]
+
+            raise OutOfMemory(error.asked, error.free, self._fitting(error.free, batch, composed)) from None
         if run is not self._entered:
             self._entered = None
             for at, value in run.constants.items():
                 self._buffer[at] = value
             self._entered = run
-        return run
+        return run, table
 
     def _grow(self, length: int) -> None:
         if len(self._buffer) < length:
@@ -276,6 +282,18 @@ class Executor:
             carried = self._carried()
             larger[:carried] = self._buffer[:carried]
             self._buffer = larger
+
+    def _fitting(self, free: int, batch: int, composed: Callable[[int], Program]) -> int:
+        """The largest batch below `batch` whose buffer has room in `free` bytes; 0 if none has. `composed` gives the
+        program of a batch, whose buffer grows by the row."""
+        room, least = free // self.dtype.itemsize, composed(1).layout.length
+        if least > room:
+            return 0
+        a_row = (composed(batch).layout.length - least) / max(1, batch - 1)
+        fitting = min(batch - 1, int((room - least) / max(a_row, 1)) + 1)
+        while composed(fitting).layout.length > room:  # blocks are padded
+            fitting -= 1
+        return fitting
 
     def _carried(self) -> int:
         slots = 0 if self._current is None else self._current.rule.slots
@@ -300,28 +318,49 @@ class Executor:
             state.slots = None
         return state
 
-    def _arguments(
+    def _call(
         self,
-        run: Program,
-        data: Data,
-        scalars: np.ndarray,
-        order: Array,
+        run: tuple[Program, Array],
+        plan: Plan,
+        feed: Feed,
+        factors: np.ndarray,
+        optimizer: Hyperparameters | None = None,
+        steps_taken: int = 0,
         *,
-        result: Array | None = None,
         first: int = 0,
+        result: Array | None = None,
         guarded: bool = False,
-    ) -> tuple[tuple[Any, ...], Array]:
-        """What the interpreter takes after its context, for a step of each row of `scalars`, from step `first` on; and
-        the array of these steps' losses, which is one of them."""
-        outputs, empty = self.network.sizes[-1], self._memory.empty
-        truth = empty((0, outputs), self.dtype) if data.truth is None else data.truth
-        weights = empty(0, self.dtype) if data.weights is None else data.weights
-        labels = empty(0, _INT64) if data.labels is None else data.labels
-        batch_labels = empty(run.batch if len(labels) else 0, _INT64)
-        losses = empty(len(scalars), np.dtype(np.float64))
-        result = empty((0, outputs), self.dtype) if result is None else result
-        scalars = self._memory.to_device(scalars)
-        return (
-            *(run.table, self._buffer, data.x, truth, weights, labels, batch_labels, order, scalars, losses, result),
-            *(run.batch, first, first + len(scalars), guarded),
-        ), losses
+    ) -> Call:
+        """A step for each of `factors`, from step `first` of the feed on."""
+        (made, table), outputs = run, self.network.sizes[-1]
+        scalars = self._scalars(factors, optimizer, steps_taken)
+        self._kept["scalars"] = self._memory.renewed(self._kept.get("scalars"), scalars)
+        data, order, first = feed.steps(first, first + len(factors))
+        none, room = (0, outputs), self._room_for
+        return Call(
+            program=made,
+            plan=plan,
+            table=table,
+            buffer=self._buffer,
+            x=data.x,
+            truth=room("no truth", none, self.dtype) if data.truth is None else data.truth,
+            sample_weights=room("no weights", (0,), self.dtype) if data.weights is None else data.weights,
+            labels=room("no labels", (0,), _INT64) if data.labels is None else data.labels,
+            batch_labels=room("batch labels", (0 if data.labels is None else made.batch,), _INT64),
+            order=order,
+            scalars=self._kept["scalars"],
+            losses=room("losses", (self._room,), np.dtype(np.float64)),
+            result=room("no result", none, self.dtype) if result is None else result,
+            first=first,
+            steps=len(factors),
+            guarded=guarded,
+            precision=self._precision,
+            repeated=guarded,
+        )
+
+    def _room_for(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:
+        """An array that is kept for the next call, not cleared."""
+        kept = self._kept.get(name)
+        if kept is None or kept.shape != shape:
+            kept = self._kept[name] = self._memory.empty(shape, dtype)
+        return kept

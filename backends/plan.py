@@ -14,12 +14,25 @@ from fusedmlp.kernels.program import BARRIER, PARTITIONS, Geometry, Network, pro
 WORTHWHILE = 0.8  # the share of one worker's time that several must stay below
 
 
+LAUNCHES = ("steps", "instructions")
+PRODUCTS = ("own", "library")
+
+
 @dataclass(frozen=True)
 class Plan:
-    """workers: how many run a step. partitions: "out", "in" or "rows" for each layer (docs/design.md)."""
+    """How a training is run (docs/design.md).
+
+    workers     how many run a step; of single instructions, the most
+    partitions  "out", "in", "rows" or "tiles" for each layer
+    launch      "steps": one call runs many steps; "instructions", on a device: each is a kernel of its own, and many
+                steps of them a graph, for which all partitions are "tiles"
+    products    "own" or "library" for each layer, the library being cuBLASLt; empty: all own
+    """
 
     workers: int
     partitions: tuple[str, ...]
+    launch: str = "steps"
+    products: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
@@ -28,10 +41,28 @@ class Plan:
             if partition not in PARTITIONS:
                 raise ValueError(f"plan: unknown partition {partition!r}; expected one of {', '.join(PARTITIONS)}")
 
+        if self.launch not in LAUNCHES:
+            raise ValueError(f"plan: unknown launch {self.launch!r}; expected one of {', '.join(LAUNCHES)}")
+        for product in self.products:
+            if product not in PRODUCTS:
+                raise ValueError(f"plan: unknown product {product!r}; expected one of {', '.join(PRODUCTS)}")
+        if self.launch == "instructions" and set(self.partitions) != {"tiles"}:
+            raise ValueError(f"plan: instructions are launched by tiles, got partitions {', '.join(self.partitions)}")
+        if self.launch == "steps" and "library" in self.products:
+            raise ValueError("plan: products by a library need launch='instructions', got launch='steps'")
+        if self.products and len(self.products) != len(self.partitions):
+            raise ValueError(f"plan: expected {len(self.partitions)} products, got {len(self.products)}")
+
+    def libraries(self) -> tuple[bool, ...]:
+        return tuple(product == "library" for product in self.products)
+
     def codes(self) -> tuple[int, ...]:
         return tuple(PARTITIONS[partition] for partition in self.partitions)
 
     def __str__(self) -> str:
+        if self.launch == "instructions":
+            products = ", ".join(self.products) or "own"
+            return f"a graph of instructions, at most {self.workers} blocks each, products: {products}"
         if self.workers == 1:
             return "1 worker"
         return f"{self.workers} workers, layers by {', '.join(self.partitions)}"

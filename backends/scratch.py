@@ -9,8 +9,8 @@ from fusedmlp.backends.arrays import Array, Memory
 
 
 class Scratch:
-    """Arrays by name and dtype, each thread its own, grown to the largest that was asked for. Those of a thread that
-    ended are freed. There is no lock that a forked child could inherit taken."""
+    """Arrays by name and dtype, each thread and each queue of work its own, grown to the largest that was asked for.
+    Those of a thread that ended are freed. There is no lock that a forked child could inherit taken."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -23,9 +23,10 @@ class Scratch:
         if held is None:
             held = self._local.held = _Held()
             self._everywhere.add(held)
-        array = held.arrays.get((name, dtype))
+        key = name, dtype, self._memory.queue()
+        array = held.arrays.get(key)
         if array is None or len(array) < length:
-            array = held.arrays[name, dtype] = self._memory.aligned(length, dtype)
+            array = held.arrays[key] = self._memory.aligned(length, dtype)
         return array[:length]
 
     @property
@@ -38,4 +39,4 @@ class _Held:
     """One thread's arrays."""
 
     def __init__(self) -> None:
-        self.arrays: dict[tuple[str, np.dtype], Array] = {}
+        self.arrays: dict[tuple[str, np.dtype, int], Array] = {}

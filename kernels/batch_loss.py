@@ -6,7 +6,7 @@ row's loss or (B, C) for each element's, weights (B,) or empty for ones.
 
 from fusedmlp.kernels.choice import Choice, gradient, indices, probabilities, value
 from fusedmlp.kernels.summation import STRETCH, compensated
-from fusedmlp.kernels.vocabulary import const, double, lane, lanes, row, row_sum, sync_lanes, thin
+from fusedmlp.kernels.vocabulary import const, double, double_sum, lane, lanes, row, row_sum, sync_lanes, thin
 
 
 @thin
@@ -63,10 +63,10 @@ loss_tile = Choice(
 )
 
 
-def total_loss(losses, rows):
-    """The sum of the rows' losses, row after row in float64: the one place where float32 work is summed in float64,
-    a few hundred additions a step by one worker."""
-    total = double(losses[0, 0]) if rows > 0 else 0.0
-    for i in range(1, rows):
-        total += double(losses[i, 0])
-    return total
+def total_loss(c, losses, rows):
+    """The sum of the rows' losses in float64, known to each lane of one worker: the one place where float32 work is
+    summed in float64, a few hundred additions a step."""
+    part = 0.0
+    for i in range(lane(c), rows, lanes(c)):
+        part += double(losses[i, 0])
+    return double_sum(c, part)

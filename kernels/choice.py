@@ -14,8 +14,8 @@ def _hole(*_arguments: Any) -> Any:
     raise NotImplementedError("a hole of a template: bind it to a rule first")
 
 
-# The holes of the templates in dense.py and batch_loss.py.
-value = gradient = step = probabilities = indices = _hole
+# The holes of the templates in dense.py, batch_loss.py and interpreter.py.
+value = gradient = step = probabilities = indices = instruction = _hole
 SAVES_PREACTIVATION = False
 SLOTS = 0
 

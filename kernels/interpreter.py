@@ -5,6 +5,7 @@ the table says so, they meet.
 """
 
 from fusedmlp.kernels.batch_loss import loss_tile, total_loss
+from fusedmlp.kernels.choice import instruction
 from fusedmlp.kernels.dense import (
     activate,
     activate_tile,
@@ -33,6 +34,7 @@ from fusedmlp.kernels.program import (
     JOIN_BACKWARD,
     KEEP,
     KIND,
+    LIBRARY,
     LOSS,
     MEET_OR_LEAVE,
     MULTIPLE,
@@ -41,6 +43,7 @@ from fusedmlp.kernels.program import (
     OUTPUTS,
     P_AT,
     PARTITION,
+    PARTS,
     RESULT,
     ROWS,
     S_AT,
@@ -48,6 +51,8 @@ from fusedmlp.kernels.program import (
     SLOTS,
     STEP,
     STRIDE,
+    TILES,
+    TOTAL,
     UPDATE,
     W_AT,
     W_LENGTH,
@@ -59,6 +64,7 @@ from fusedmlp.kernels.program import (
 from fusedmlp.kernels.vocabulary import (
     barrier,
     block,
+    const,
     finite,
     home,
     lane,
@@ -73,6 +79,8 @@ from fusedmlp.kernels.vocabulary import (
     stopped,
     sync_lanes,
     thin,
+    tile_columns,
+    tile_rows,
     vector,
     worker,
     workers,
@@ -113,45 +121,95 @@ def run(
     guarded         whether a loss that is not finite stops the run before that step touches a parameter
     returns         how many steps were finished; why it stopped before the last one is the backend's to tell
     """
-    for s in range(first_step, last_step):
-        start = s * batch
-        rows = min(batch, order.shape[0] - start)
-        factor = scalars[s - first_step, scalars.shape[1] - 1]
-        h = step_scalars(row(scalars, s - first_step))
+    data = (x, truth, sample_weights, labels, batch_labels, order, scalars, losses, result)
+    for k in range(last_step - first_step):
+        now = moment(k, first_step + k, batch, order, guarded)
         for number in range(table.shape[0]):
             i = row(table, number)
             if i[BARRIER] > 0:
                 if not barrier(c):
-                    return s - first_step
-                if i[BARRIER] == MEET_OR_LEAVE:
-                    if stopped(c) > 0:
-                        return s - first_step
-                    if worker(c) == 0 and lane(c) == 0:
-                        losses[s - first_step] = total_loss(loss_column(row(table, number - 1), buffer, rows), rows)
+                    return k
+                if i[BARRIER] == MEET_OR_LEAVE and stopped(c) > 0:
+                    return k
             else:
                 sync_lanes(c)  # a worker's own lanes meet between any two instructions
             op = i[OP]
             if op == FORWARD:
-                forward(c, i, buffer, rows)
+                forward(c, i, buffer, data, now)
             elif op == BACKWARD:
-                backward(c, i, buffer, rows)
+                backward(c, i, buffer, data, now)
             elif op == UPDATE:
-                update(c, i, buffer, rows, h)
+                update(c, i, buffer, data, now)
             elif op == JOIN or op == JOIN_BACKWARD:
-                join(c, i, buffer, rows)
+                join(c, i, buffer, data, now)
             elif op == GATHER:
-                gather(c, i, buffer, x, truth, sample_weights, labels, batch_labels, order, start, rows)
+                gather(c, i, buffer, data, now)
             elif op == LOSS:
-                loss(
-                    c, i, buffer, sample_weights.shape[0] > 0, labels.shape[0] > 0, batch_labels, rows, factor, guarded
-                )
+                loss(c, i, buffer, data, now)
+            elif op == TOTAL:
+                total(c, i, buffer, data, now)
             elif op == ACTIVATE or op == ACTIVATION_BACKWARD:
-                through_activation(c, i, buffer, rows)
+                through_activation(c, i, buffer, data, now)
             elif op == STEP:
-                step_alone(c, i, buffer, h)
+                step_alone(c, i, buffer, data, now)
             elif op == RESULT:
-                copy_out(c, i, buffer, result, start, rows)
+                copy_out(c, i, buffer, data, now)
     return last_step - first_step
+
+
+FIRST, PASSED = 0, 1  # the words of a clock
+
+
+def one(
+    c,
+    clock,
+    table,
+    buffer,
+    x,
+    truth,
+    sample_weights,
+    labels,
+    batch_labels,
+    order,
+    scalars,
+    losses,
+    result,
+    batch,
+    number,
+    ahead,
+    guarded,
+):
+    """One instruction of one step, for an executor to which each is a call of its own: the end of the call is its
+    barrier. It does nothing once a stop was requested.
+
+    clock   int64 (2,): FIRST, the call's first step, and PASSED, how many steps of the call are behind it
+    number  the instruction's row in the table, whose op the template is bound for
+    ahead   how many steps after those the instruction's own comes
+
+    The rest as in `run`.
+    """
+    if stopped(c) == 0:
+        data = (x, truth, sample_weights, labels, batch_labels, order, scalars, losses, result)
+        k = clock[PASSED] + ahead
+        instruction(c, row(table, number), buffer, data, moment(k, clock[FIRST] + k, batch, order, guarded))
+
+
+def advance(c, clock, steps):
+    """So many steps are done."""
+    if stopped(c) == 0 and worker(c) == 0 and lane(c) == 0:
+        clock[PASSED] += steps
+
+
+# Every instruction is a body of the same form, (c, i, buffer, data, now): its row of the table, the buffer, what else
+# the caller brought, in the order of `run`, and the moment.
+
+
+@thin
+def moment(k, s, batch, order, guarded):
+    """Step k of a call, which is step s of the order: (k, its first row in the order, its rows, the most rows that a
+    step may have, whether a loss that is not finite stops)."""
+    start = s * batch
+    return k, start, min(batch, order.shape[0] - start), batch, guarded
 
 
 def step_scalars(row):
@@ -170,14 +228,38 @@ def rows_of(c, rows):
     return share(rows, 1, worker(c), workers(c))
 
 
+def tiles_of(c, rows, columns):
+    """How many tiles of a matrix are this worker's."""
+    tiles = extent_in(rows, tile_rows(c)) * extent_in(columns, tile_columns(c))
+    return (tiles - worker(c) + workers(c) - 1) // workers(c)
+
+
+def extent_in(extent, unit):
+    return (extent + unit - 1) // unit
+
+
+def tile_at(c, k, rows, columns):
+    """[first row, last row, first column, last column) of this worker's tile k."""
+    number, across = worker(c) + k * workers(c), extent_in(columns, tile_columns(c))
+    i, j = number // across * tile_rows(c), number % across * tile_columns(c)
+    return i, min(i + tile_rows(c), rows), j, min(j + tile_columns(c), columns)
+
+
 @thin
-def gather(c, i, buffer, x, truth, weights, labels, batch_labels, order, start, rows):
-    first, last = rows_of(c, rows)
-    to = matrix(buffer, i[Y_AT], rows, i[Y_LENGTH])
+def gather(c, i, buffer, data, now):
+    x, truth, weights, labels, batch_labels, order, _, _, _ = data
+    _, start, rows, batch, _ = now
+    first, last = rows_of(c, batch if i[LIBRARY] > 0 else rows)
+    to = matrix(buffer, i[Y_AT], batch, i[Y_LENGTH])
     for k in range(first + lane_row(c), last, lane_rows(c)):
-        copy_span(c, row(x, order[start + k]), vector(row(to, k), 0, i[INPUTS]))
+        target = vector(row(to, k), 0, i[INPUTS])
+        if k < rows:
+            copy_span(c, row(x, order[start + k]), target)
+        else:
+            zero_span(c, target)
+    last = min(last, rows)
     if truth.shape[0] > 0:
-        to = matrix(buffer, i[B_AT], rows, i[B_LENGTH])
+        to = matrix(buffer, i[B_AT], batch, i[B_LENGTH])
         for k in range(first + lane_row(c), last, lane_rows(c)):
             copy_span(c, row(truth, order[start + k]), vector(row(to, k), 0, i[OUTPUTS]))
     if labels.shape[0] > 0:
@@ -193,19 +275,27 @@ def copy_span(c, a, y):
         y[j] = a[j]
 
 
+def zero_span(c, y):
+    for j in range(lane_column(c), y.shape[0], lane_columns(c)):
+        y[j] = const(y[j], 0)
+
+
 @thin
-def forward(c, i, buffer, rows):
+def forward(c, i, buffer, data, now):
+    _, _, rows, _, _ = now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
     weight = block(home(c, buffer, i[W_AT], outputs, i[W_LENGTH]), 0, 0, outputs, inputs)
     bias = vector(buffer, i[B_AT], outputs if i[B_LENGTH] > 0 else 0)
     p = parameters(i, buffer)
     first_row, last_row, first_column, last_column = 0, rows, 0, outputs
-    at, saved_at = i[Y_AT], i[S_AT]
+    at, saved_at, turns = i[Y_AT], i[S_AT], 1
     if i[PARTITION] == OUT:
         first_column, last_column = columns_of(c, i, outputs)
     elif i[PARTITION] == ROWS:
         first_row, last_row = rows_of(c, rows)
+    elif i[PARTITION] == TILES:
+        turns = tiles_of(c, rows, outputs)
     else:
         first, last = columns_of(c, i, inputs)
         x, weight = block(x, 0, first, rows, last - first), block(weight, 0, first, outputs, last - first)
@@ -213,20 +303,28 @@ def forward(c, i, buffer, rows):
         saved_at = at
     y = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, outputs)
     saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, outputs)
-    dense_forward(c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, first_row, last_row, first_column, last_column)
+    for turn in range(turns):
+        if i[PARTITION] == TILES:
+            first_row, last_row, first_column, last_column = tile_at(c, turn, rows, outputs)
+        dense_forward(
+            c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, first_row, last_row, first_column, last_column
+        )
 
 
 @thin
-def backward(c, i, buffer, rows):
+def backward(c, i, buffer, data, now):
+    _, _, rows, _, _ = now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     dz = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, outputs)
     weight = block(home(c, buffer, i[W_AT], outputs, i[W_LENGTH]), 0, 0, outputs, inputs)
     first_row, last_row, first_column, last_column = 0, rows, 0, inputs
-    at, saved_at = i[Y_AT], i[S_AT]
+    at, saved_at, turns = i[Y_AT], i[S_AT], 1
     if i[PARTITION] == IN:
         first_column, last_column = columns_of(c, i, inputs)
     elif i[PARTITION] == ROWS:
         first_row, last_row = rows_of(c, rows)
+    elif i[PARTITION] == TILES:
+        turns = tiles_of(c, rows, inputs)
     else:
         first, last = columns_of(c, i, outputs)
         dz, weight = block(dz, 0, first, rows, last - first), block(weight, first, 0, last - first, inputs)
@@ -234,36 +332,40 @@ def backward(c, i, buffer, rows):
         saved_at = at
     dx = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, inputs)
     saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, inputs)
-    input_gradient(
-        c, dz, weight, saved, dx, i[KIND], parameters(i, buffer), first_row, last_row, first_column, last_column
-    )
+    p = parameters(i, buffer)
+    for turn in range(turns):
+        if i[PARTITION] == TILES:
+            first_row, last_row, first_column, last_column = tile_at(c, turn, rows, inputs)
+        input_gradient(c, dz, weight, saved, dx, i[KIND], p, first_row, last_row, first_column, last_column)
 
 
 @thin
-def join(c, i, buffer, rows):
+def join(c, i, buffer, data, now):
     """The partial sums of all workers, added in the order of the workers, then the epilogue of the layer."""
+    _, _, rows, _, _ = now
     forwards = i[OP] == JOIN
     columns = i[OUTPUTS] if forwards else i[INPUTS]
     first, last = rows_of(c, rows)
     if last > first:
-        total = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), first, 0, last - first, columns)
-        for k in range(1, workers(c)):
+        sums = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), first, 0, last - first, columns)
+        for k in range(1, i[PARTS]):
             part = block(matrix(buffer, i[X_AT] + k * i[STRIDE], rows, i[X_LENGTH]), first, 0, last - first, columns)
             for j in range(lane_row(c), last - first, lane_rows(c)):
-                add_span(c, row(total, j), row(part, j), row(total, j))
+                add_span(c, row(sums, j), row(part, j), row(sums, j))
         sync_lanes(c)
         y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), first, 0, last - first, columns)
         saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), first, 0, last - first, columns)
         p = parameters(i, buffer)
         if forwards:
             bias = vector(buffer, i[B_AT], columns if i[B_LENGTH] > 0 else 0)
-            activate_tile(i[KIND], c, total, bias, y, saved, i[KEEP] > 0, p)
+            activate_tile(i[KIND], c, sums, bias, y, saved, i[KEEP] > 0, p)
         else:
-            gradient_tile(i[KIND], c, total, saved, y, p)
+            gradient_tile(i[KIND], c, sums, saved, y, p)
 
 
 @thin
-def through_activation(c, i, buffer, rows):
+def through_activation(c, i, buffer, data, now):
+    _, _, rows, _, _ = now
     first, last = rows_of(c, rows)
     y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     p = parameters(i, buffer)
@@ -275,38 +377,56 @@ def through_activation(c, i, buffer, rows):
 
 
 @thin
-def loss_column(i, buffer, rows):
-    return matrix(buffer, i[S_AT], rows, 1)
-
-
-@thin
-def loss(c, i, buffer, weighted, labelled, batch_labels, rows, factor, guarded):
+def loss(c, i, buffer, data, now):
+    _, _, weights, labels, batch_labels, _, scalars, _, _ = data
+    k, _, rows, batch, guarded = now
     first, last = rows_of(c, rows)
     a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
     truth = block(matrix(buffer, i[B_AT], rows, i[B_LENGTH]), 0, 0, rows, i[OUTPUTS])
-    da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
-    losses = loss_column(i, buffer, rows)
-    weights = vector(buffer, i[W_AT], rows if weighted else 0)
-    labels = vector(batch_labels, 0, rows if labelled else 0)
+    da = block(matrix(buffer, i[Y_AT], batch, i[Y_LENGTH]), 0, 0, batch, i[OUTPUTS])
+    losses = matrix(buffer, i[S_AT], rows, 1)
+    weights = vector(buffer, i[W_AT], rows if weights.shape[0] > 0 else 0)
+    labels = vector(batch_labels, 0, rows if labels.shape[0] > 0 else 0)
+    factor = scalars[k, scalars.shape[1] - 1]
     loss_tile(i[KIND], c, a, truth, labels, da, losses, weights, factor, parameters(i, buffer), first, last)
     sync_lanes(c)
-    for k in range(first + lane(c), last, lanes(c)):
-        if guarded and not finite(losses[k, 0]):
-            request_stop(c, NON_FINITE)
+    for j in range(first + lane(c), last, lanes(c)):
+        if guarded and not finite(losses[j, 0]):
+            request_stop(c, NON_FINITE, k)
+    if i[LIBRARY] > 0:
+        first, last = share(batch - rows, 1, worker(c), workers(c))
+        for j in range(rows + first + lane_row(c), rows + last, lane_rows(c)):
+            zero_span(c, row(da, j))
 
 
 @thin
-def update(c, i, buffer, rows, h):
+def total(c, i, buffer, data, now):
+    (_, _, _, _, _, _, _, losses, _), (k, _, rows, _, _) = data, now
+    if worker(c) == 0:
+        of_step = total_loss(c, matrix(buffer, i[S_AT], rows, 1), rows)
+        if lane(c) == 0:
+            losses[k] = of_step
+
+
+@thin
+def update(c, i, buffer, data, now):
+    (_, _, _, _, _, _, scalars, _, _), (k, _, rows, _, _) = data, now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
+    h = step_scalars(row(scalars, k))
     x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
     dz = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, outputs)
     weight, s0, s1, s2 = with_slots(c, i, buffer, i[W_AT], outputs, i[W_LENGTH])
-    first_row, last_row, first_column, last_column = 0, outputs, 0, inputs
+    first_row, last_row, first_column, last_column, turns = 0, outputs, 0, inputs, 1
     if i[PARTITION] == OUT:
         first_row, last_row = columns_of(c, i, outputs)
-    else:
+    elif i[PARTITION] == IN:
         first_column, last_column = columns_of(c, i, inputs)
-    weight_update(c, dz, x, weight, s0, s1, s2, i[KIND], h, first_row, last_row, first_column, last_column)
+    else:
+        turns = tiles_of(c, outputs, inputs)
+    for turn in range(turns):
+        if i[PARTITION] == TILES:
+            first_row, last_row, first_column, last_column = tile_at(c, turn, outputs, inputs)
+        weight_update(c, dz, x, weight, s0, s1, s2, i[KIND], h, first_row, last_row, first_column, last_column)
     if i[B_LENGTH] > 0:
         bias, s0, s1, s2 = with_slots(c, i, buffer, i[B_AT], 1, i[B_LENGTH])
         first_column, last_column = columns_of(c, i, outputs)
@@ -326,7 +446,9 @@ def with_slots(c, i, buffer, at, rows, length):
 
 
 @thin
-def step_alone(c, i, buffer, h):
+def step_alone(c, i, buffer, data, now):
+    (_, _, _, _, _, _, scalars, _, _), (k, _, _, _, _) = data, now
+    h = step_scalars(row(scalars, k))
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     step_block(c, i, buffer, i[W_AT], i[X_AT], outputs, i[W_LENGTH], inputs, h)
     if i[B_LENGTH] > 0:
@@ -352,8 +474,26 @@ def step_block(c, i, buffer, at, gradient_at, rows, length, columns, h):
 
 
 @thin
-def copy_out(c, i, buffer, result, start, rows):
+def copy_out(c, i, buffer, data, now):
+    (_, _, _, _, _, _, _, _, result), (_, start, rows, _, _) = data, now
     first, last = rows_of(c, rows)
     y = matrix(buffer, i[Y_AT], rows, i[Y_LENGTH])
     for k in range(first + lane_row(c), last, lane_rows(c)):
         copy_span(c, row(y, k), row(result, start + k))
+
+
+# By op: what `one` is bound for.
+INSTRUCTIONS = {
+    GATHER: gather,
+    FORWARD: forward,
+    JOIN: join,
+    ACTIVATE: through_activation,
+    LOSS: loss,
+    TOTAL: total,
+    ACTIVATION_BACKWARD: through_activation,
+    BACKWARD: backward,
+    JOIN_BACKWARD: join,
+    UPDATE: update,
+    STEP: step_alone,
+    RESULT: copy_out,
+}

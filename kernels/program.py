@@ -33,10 +33,13 @@ Y_AT, Y_LENGTH = 12, 13
 S_AT, S_LENGTH = 14, 15  # what the activation saves
 KEEP = 16  # 1: S is written
 P_AT = 17  # the rule's parameters
-STRIDE = 18  # from an element of W or B to its first slot of state, and from slot to slot; from worker to worker in X
+STRIDE = 18  # from an element of W or B to its first slot of state, and from slot to slot; from part to part in X
 SLOTS = 19  # how many slots the rule keeps
-MULTIPLE = 20  # columns are shared out in multiples of this, so that no two workers write one line of cache
-COLUMNS = 21
+PARTS = 20  # how many partial sums there are of X
+MULTIPLE = 21  # columns are shared out in multiples of this, so that no two workers write one line of cache
+LIBRARY = 22  # 1: a bare product, which an executor may leave to a library that knows no short batch: it takes all rows
+# that a batch may have. In GATHER and LOSS, 1: what a short batch lacks is written as zeros, for such products.
+COLUMNS = 23
 
 MEET, MEET_OR_LEAVE = 1, 2
 
@@ -46,18 +49,20 @@ FORWARD = 1  # Y = f(X Wᵀ + B); partition IN: this worker's partial sums
 JOIN = 2  # Y = f(the partial sums of all workers + B)
 ACTIVATE = 3  # Y = f(Y), for a rule of scope "row"
 LOSS = 4  # the rows' losses into S, and Y = dL/dX, by the truth in B and the sample weights in W
-ACTIVATION_BACKWARD = 5  # Y = Y f'(S)
-BACKWARD = 6  # Y = (X W) f'(S); partition OUT: this worker's partial sums
-JOIN_BACKWARD = 7  # Y = (the partial sums of all workers) f'(S)
-UPDATE = 8  # W and B take one step by the gradients Yᵀ X and the column sums of Y
-STEP = 9  # W and B take one step by the gradients in X and Y
-RESULT = 10  # the rows of Y, out to the caller's array
+TOTAL = 5  # the sum of the rows' losses in S, out to the caller's array
+ACTIVATION_BACKWARD = 6  # Y = Y f'(S)
+BACKWARD = 7  # Y = (X W) f'(S); partition OUT: this worker's partial sums
+JOIN_BACKWARD = 8  # Y = (the partial sums of all workers) f'(S)
+UPDATE = 9  # W and B take one step by the gradients Yᵀ X and the column sums of Y; B alone where INPUTS is 0
+STEP = 10  # W and B take one step by the gradients in X and Y
+RESULT = 11  # the rows of Y, out to the caller's array
 
 # How an instruction is shared out: OUT: each worker has columns of Y (rows of W); IN: each has columns of X (and of
 # W), so that forward leaves partial sums of Y; ROWS: each has rows of the batch. A pair of OUT and IN keeps weights
-# and optimizer state with their worker, in its cache, for the whole training.
-OUT, IN, ROWS = 0, 1, 2
-PARTITIONS = {"out": OUT, "in": IN, "rows": ROWS}
+# and optimizer state with their worker, in its cache, for the whole training. TILES: tile after tile of Y (of W, where
+# that is written) goes to worker after worker, for as many workers as a GPU has.
+OUT, IN, ROWS, TILES = 0, 1, 2, 3
+PARTITIONS = {"out": OUT, "in": IN, "rows": ROWS, "tiles": TILES}
 
 MOST = 2**31 - 1  # rows of a batch, and columns of a layer: libraries of products count them in 32 bits
 
@@ -148,7 +153,7 @@ class Access:
         return self.axis != earlier.axis or self.axis == "all" or (self.axis == "rows" and not same_step)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Program:
     """A table of instructions and the layout of the buffer that it runs over.
 
@@ -202,6 +207,11 @@ class _Writer:
         return table
 
 
+def _shared_by(partition: int, axes: dict[int, Axis]) -> Axis:
+    """Along which axis a block is shared out; tiles are along both, and count as everybody's."""
+    return axes.get(partition, "all")
+
+
 def fused_output(network: Network, loss: Loss) -> bool:
     """Whether the loss reads the pre-activation of the output, its activation being part of the loss's formula.
     ValueError where the two do not go together."""
@@ -222,6 +232,7 @@ def program(
     *,
     batch: int,
     partitions: Sequence[int] = (),
+    libraries: Sequence[bool] = (),
     loss: Loss | None = None,
     update: Update | None = None,
     slots: int = 0,
@@ -230,22 +241,34 @@ def program(
 
     Without loss and `update` it predicts. With a loss alone it leaves the gradients behind the parameters; with an
     `update` alone it takes one step by gradients that are there; with both it trains, each weight gradient living only
-    until its step is done. `partitions` holds OUT, IN or ROWS for each layer; `slots` is how many slots of state the
-    buffer carries behind the parameters, at least those of `update`. ValueError for a batch beyond MOST.
+    until its step is done. `partitions` holds OUT, IN, ROWS or TILES for each layer. `libraries` says for each layer
+    whether its products stand by themselves, for a library to make; then its weight gradient is written out. `slots`
+    is how many slots of state the buffer carries behind the parameters, at least those of `update`. ValueError for a
+    batch beyond MOST.
     """
     if batch > MOST:
         raise ValueError(f"batch: expected at most {MOST} rows, got {batch}")
-    composer = _Composer(network, geometry, batch, tuple(partitions) or (OUT,) * network.layers)
-    return composer.compose(loss, update, slots)
+    partitions = tuple(partitions) or (OUT,) * network.layers
+    libraries = tuple(libraries) or (False,) * network.layers
+    return _Composer(network, geometry, batch, partitions, libraries).compose(loss, update, slots)
 
 
 class _Composer:
     """Lays out the buffer and writes the instructions, layer by layer."""
 
-    def __init__(self, network: Network, geometry: Geometry, batch: int, partitions: tuple[int, ...]) -> None:
-        self.network, self.geometry, self.batch = network, geometry, batch
+    def __init__(
+        self,
+        network: Network,
+        geometry: Geometry,
+        batch: int,
+        partitions: tuple[int, ...],
+        libraries: tuple[bool, ...],
+    ) -> None:
+        self.network, self.geometry, self.batch, self.libraries = network, geometry, batch, libraries
         # One worker has everything already.
-        self.partitions = partitions if geometry.workers > 1 else (OUT,) * network.layers
+        self.partitions = tuple(p if geometry.workers > 1 or p == TILES else OUT for p in partitions)
+        self.full = int(any(libraries))
+        self.shapes = dict(network.parameters())
         self.layout = Layout(geometry)
         self.write = _Writer(geometry.alignment)
         self.stride = 0  # from an element of a parameter to its first slot of state
@@ -254,20 +277,21 @@ class _Composer:
         self.saved: dict[int, tuple[Activation, Block]] = {}  # by layer, from 1: its activation, and what that saves
 
     def compose(self, loss: Loss | None, update: Update | None, slots: int) -> Program:
-        names = dict(self.network.parameters())
-        parameters = {name: self.add_parameter(name, shape) for name, shape in names.items()}
+        parameters = {name: self.add_parameter(name, shape) for name, shape in self.shapes.items()}
         self.stride = self.layout.length
         self.layout.length += self.stride * slots
         carried = self.layout.length
         gradients: dict[str, Block] = {}
         if (loss is None) != (update is None):
-            gradients = {name: self.add_parameter(f"d {name}", shape) for name, shape in names.items()}
+            gradients = {name: self.add_parameter(f"d {name}", shape) for name, shape in self.shapes.items()}
         if loss is not None:
             self.forward(loss)
             self.backward(loss, update or STORE, "" if update else "d ")
         elif update is not None:
             for layer in range(self.network.layers):
-                self.step(layer, update)
+                gradient = self.weights(layer, "d ")
+                places = {"X": gradient["W"]} | ({"Y": gradient["B"]} if self.network.bias else {})
+                self.step(layer, update, self.weights(layer), places)
         else:
             self.forward(None)
             self.result()
@@ -325,7 +349,8 @@ class _Composer:
                 "W": layout.add("sample weights", 1, self.batch),
             }
             writes.append(Access("truth", "rows", True))  # and with it labels and sample weights
-        self.write(GATHER, {INPUTS: network.sizes[0], OUTPUTS: network.sizes[-1]} | self.blocks(**gathered), *writes)
+        extents = {INPUTS: network.sizes[0], OUTPUTS: network.sizes[-1]}
+        self.write(GATHER, extents | {LIBRARY: self.full} | self.blocks(**gathered), *writes)
         for layer, activation in enumerate(network.activations):
             last = layer == network.layers - 1
             reads_logits = last and loss is not None and fused_output(network, loss)
@@ -339,7 +364,9 @@ class _Composer:
         self.saved[layer + 1] = (activation, saved)
         element = identity if activation.scope == "row" else activation
         epilogue = self.rule(layer, element) | {KEEP: int(keep)} | self.extents(layer)
-        if self.partitions[layer] == IN:
+        if self.libraries[layer]:
+            self.forward_library(layer, epilogue, y, saved)
+        elif self.partitions[layer] == IN:
             self.forward_parts(layer, epilogue, y, saved)
         else:
             self.forward_whole(layer, epilogue, y, saved)
@@ -351,18 +378,46 @@ class _Composer:
             )
 
     def forward_whole(self, layer: int, epilogue: Fields, y: Block, saved: Block) -> None:
-        """Each worker makes its columns (OUT) or rows (ROWS) of the layer."""
+        """Each worker makes its columns (OUT), rows (ROWS) or tiles (TILES) of the layer."""
         x, given, partition = self.layout[f"a {layer}"], self.weights(layer), self.partitions[layer]
-        mine: Axis = "columns" if partition == OUT else "rows"
+        mine = _shared_by(partition, {OUT: "columns", ROWS: "rows"})
         self.write(
             FORWARD,
             epilogue | {PARTITION: partition} | self.blocks(X=x, Y=y, S=saved, **given),
-            Access(x.name, "all" if partition == OUT else "rows"),
+            Access(x.name, "rows" if partition == ROWS else "all"),
             Access(given["W"].name, "rows" if partition == OUT else "all"),
             *(Access(bias.name, "columns" if partition == OUT else "all") for bias in self.bias(layer).values()),
             Access(y.name, mine, True),
             Access(saved.name, mine, True),
         )
+
+    def forward_library(self, layer: int, epilogue: Fields, y: Block, saved: Block) -> None:
+        """The bare product, to which a library adds the bias where there is no more to do; else the rest as if it were
+        the one partial sum."""
+        x, weight = self.layout[f"a {layer}"], self.weights(layer)["W"]
+        last = epilogue[KIND] == kind("activations", identity) and saved is y
+        bias = self.bias(layer)
+        self.write(
+            FORWARD,
+            self.product(layer) | self.blocks(X=x, W=weight, Y=saved, S=saved, **(bias if last else {})),
+            Access(x.name, "all"),
+            Access(weight.name, "all"),
+            *(Access(block.name, "all") for block in bias.values() if last),
+            Access(saved.name, "all", True),
+        )
+        if not last:
+            self.write(
+                JOIN,
+                epilogue | {PARTS: 1} | self.blocks(X=saved, Y=y, S=saved, **bias),
+                *(Access(block.name, "all") for block in bias.values()),
+                Access(y.name, "rows", True),
+                Access(saved.name, "rows", True),
+            )
+
+    def product(self, layer: int) -> Fields:
+        """What a product for a library has in every place: no epilogue but a bias."""
+        none = {KIND: kind("activations", identity), P_AT: self.constants_at[layer]}
+        return none | {PARTITION: TILES, LIBRARY: 1} | self.extents(layer)
 
     def forward_parts(self, layer: int, epilogue: Fields, y: Block, saved: Block) -> None:
         """Each worker sums over its columns of X (IN), then these partial sums of all rows are joined."""
@@ -377,12 +432,15 @@ class _Composer:
         )
         self.write(
             JOIN,
-            epilogue | {STRIDE: part.extent} | self.blocks(X=part, Y=y, S=saved, **self.bias(layer)),
+            epilogue | self.exchange(part) | self.blocks(X=part, Y=y, S=saved, **self.bias(layer)),
             Access("parts", "all", True),
             *(Access(bias.name, "all") for bias in self.bias(layer).values()),
             Access(y.name, "rows", True),
             Access(saved.name, "rows", True),
         )
+
+    def exchange(self, part: Block) -> Fields:
+        return {STRIDE: part.extent, PARTS: self.geometry.workers}
 
     def partial(self, layer: int, partition: int, part: Block) -> Fields:
         """What the two instructions that leave partial sums have in common."""
@@ -403,15 +461,18 @@ class _Composer:
         top = network.layers
         a, d = layout[f"a {top}"], layout.add(f"d {top}", self.batch, network.sizes[-1])
         losses = layout.add("losses", 1, self.batch)
+        rule = {KIND: kind("losses", loss), P_AT: self.add_constants(loss.parameters)}
         self.write(
             LOSS,
-            {KIND: kind("losses", loss), P_AT: self.add_constants(loss.parameters), OUTPUTS: network.sizes[-1]}
+            rule
+            | {OUTPUTS: network.sizes[-1], LIBRARY: self.full}
             | self.blocks(X=a, Y=d, S=losses, B=layout["truth"], W=layout["sample weights"]),
             Access(a.name, "rows"),
             Access("truth", "rows"),
             Access(d.name, "rows", True),
             Access("losses", "rows", True),
         )
+        self.write(TOTAL, self.blocks(S=losses), Access("losses", "all"))
         if not fused_output(network, loss):
             self.through_activation(top, d)
         for layer in reversed(range(top)):
@@ -438,6 +499,16 @@ class _Composer:
         by_row = activation.scope == "row"
         epilogue = self.rule(layer - 1, identity if by_row else activation) | self.extents(layer)
         given, partition = self.weights(layer)["W"], self.partitions[layer]
+        if self.libraries[layer]:
+            self.write(
+                BACKWARD,
+                self.product(layer) | self.blocks(X=dz, W=given, Y=dx, S=dx),
+                Access(dz.name, "all"),
+                Access(given.name, "all"),
+                Access(dx.name, "all", True),
+            )
+            self.through_activation(layer, dx)
+            return
         if partition == OUT and self.geometry.workers > 1:
             part = self.parts(inputs)
             self.write(
@@ -449,20 +520,21 @@ class _Composer:
             )
             self.write(
                 JOIN_BACKWARD,
-                epilogue | {STRIDE: part.extent} | self.blocks(X=part, Y=dx, S=saved),
+                epilogue | self.exchange(part) | self.blocks(X=part, Y=dx, S=saved),
                 Access("parts", "all", True),
                 Access(saved.name, "rows"),
                 Access(dx.name, "rows", True),
             )
         else:
-            rows = partition == ROWS
+            partition = IN if partition == OUT else partition
+            mine = _shared_by(partition, {IN: "columns", ROWS: "rows"})
             self.write(
                 BACKWARD,
-                epilogue | {PARTITION: ROWS if rows else IN} | self.blocks(X=dz, W=given, Y=dx, S=saved),
-                Access(dz.name, "rows" if rows else "all"),
-                Access(given.name, "all" if rows else "columns"),
-                Access(saved.name, "rows" if rows else "columns"),
-                Access(dx.name, "rows" if rows else "columns", True),
+                epilogue | {PARTITION: partition} | self.blocks(X=dz, W=given, Y=dx, S=saved),
+                Access(dz.name, "rows" if partition == ROWS else "all"),
+                Access(given.name, "columns" if partition == IN else "all"),
+                Access(saved.name, mine),
+                Access(dx.name, mine, True),
             )
         if by_row:
             self.through_activation(layer, dx)
@@ -475,23 +547,49 @@ class _Composer:
             partition = OUT if outputs >= inputs else IN
         x, dz = self.layout[f"a {layer}"], self.layout[f"d {layer + 1}"]
         given = self.weights(layer, prefix)
+        if self.libraries[layer]:
+            self.update_library(layer, update, prefix)
+            if self.network.bias:  # which is left
+                self.write(
+                    UPDATE,
+                    self.state(update) | {OUTPUTS: outputs} | self.blocks(X=dz, Y=dz, B=given["B"]),
+                    Access(dz.name, "columns"),
+                    Access(given["B"].name, "columns", True),
+                )
+            return
+        mine = _shared_by(partition, {OUT: "rows", IN: "columns"})
         self.write(
             UPDATE,
-            {PARTITION: partition, KIND: kind("updates", update), STRIDE: self.stride, SLOTS: update.slots}
-            | self.extents(layer)
-            | self.blocks(X=x, Y=dz, **given),
-            Access(x.name, "all" if partition == OUT else "columns"),
+            self.state(update) | {PARTITION: partition} | self.extents(layer) | self.blocks(X=x, Y=dz, **given),
+            Access(x.name, "columns" if partition == IN else "all"),
             Access(dz.name, "columns" if partition == OUT else "all"),
-            Access(given["W"].name, "rows" if partition == OUT else "columns", True),
+            Access(given["W"].name, mine, True),
             *(Access(bias.name, "columns", True) for bias in self.bias(layer, prefix).values()),
         )
 
-    def step(self, layer: int, update: Update) -> None:
-        given, gradients = self.weights(layer), self.weights(layer, "d ")
+    def update_library(self, layer: int, update: Update, prefix: str) -> None:
+        """The weight's gradient as a bare product, and the step that reads it, unless the gradient itself is wanted."""
+        x, dz = self.layout[f"a {layer}"], self.layout[f"d {layer + 1}"]
+        name = f"{2 * layer}.weight"
+        gradient = self.layout[prefix + name] if prefix else self.add_parameter(f"d {name}", self.shapes[name])
+        self.write(
+            UPDATE,
+            self.product(layer) | self.state(STORE) | self.blocks(X=x, Y=dz, W=gradient),
+            Access(x.name, "all"),
+            Access(dz.name, "all"),
+            Access(gradient.name, "all", True),
+        )
+        if not prefix:
+            self.step(layer, update, {"W": self.layout[name]}, {"X": gradient})
+
+    def step(self, layer: int, update: Update, given: dict[str, Block], gradients: dict[str, Block]) -> None:
         self.write(
             STEP,
-            {KIND: kind("updates", update), STRIDE: self.stride, SLOTS: update.slots}
-            | self.extents(layer)
-            | self.blocks(X=gradients["W"], **given, **({"Y": gradients["B"]} if "B" in gradients else {})),
+            self.state(update) | self.extents(layer) | self.blocks(**gradients, **given),
+            *(Access(gradient.name, "rows") for gradient in gradients.values()),
             *(Access(made.name, "rows", True) for made in given.values()),
         )
+
+    def state(self, update: Update) -> Fields:
+        """Which rule steps, and where its slots are."""
+        return {KIND: kind("updates", update), STRIDE: self.stride, SLOTS: update.slots}

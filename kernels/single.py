@@ -108,8 +108,10 @@ def loss(c, a, truth, labels, da, losses, total, weights, factor, by_mass, kind,
         factor = factor / row_total(c, weights)
     loss_tile(kind, c, a, truth, labels, da, losses, weights, factor, p, first, last)
     barrier(c)
-    if losses.shape[1] == 1 and worker(c) == 0 and lane(c) == 0:
-        total[0] = total_loss(losses, a.shape[0])
+    if losses.shape[1] == 1 and worker(c) == 0:
+        sum_of_rows = total_loss(c, losses, a.shape[0])
+        if lane(c) == 0:
+            total[0] = sum_of_rows
 
 
 def step(c, g, w, s0, s1, s2, kind, h, multiple):

@@ -105,8 +105,9 @@ def barrier(c):
 
 
 @word
-def request_stop(c, reason):
-    """Asks all workers to stop; the reason (a positive integer) is published at the next barrier."""
+def request_stop(c, reason, step):
+    """Asks all workers to stop before step `step` of the call is finished; the reason (a positive integer) is published
+    at the next barrier."""
 
 
 @word
@@ -157,6 +158,11 @@ def row_sum(c, part):
 @word
 def row_max(c, part):
     """The greatest of what the lanes of this worker bring, known to each of them."""
+
+
+@word
+def double_sum(c, part):
+    """As `row_sum`, of float64s: for the loss's running sum, and for nothing else."""
 
 
 # Memory.

@@ -7,7 +7,7 @@ import numpy as np
 
 from fusedmlp.backends import arrays
 from fusedmlp.backends.backend import class_indices
-from fusedmlp.backends.executor import Data
+from fusedmlp.backends.feed import Data
 from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.program import Network, fused_output
 

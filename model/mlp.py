@@ -34,7 +34,7 @@ class MLP:
     init        "torch", "he", "xavier" or "zeros" (kernels/initializers.py); or arrays: a mapping with the keys of
                 state_dict(), or a list in its order
     dtype       "float32" or "float64": of parameters, data and arithmetic
-    precision   of the products: None or "float32"
+    precision   of the products: None or "float32"; on cuda also "tf32" or "bf16", the parameters staying float32
     seed        0 to 2**64 - 1; it alone fixes the initial weights and every batch order
     backend     "auto": FUSEDMLP_BACKEND, else cpu; a name; or a backend
     plan        a fusedmlp.backends.Plan: how training is shared out among workers; None: chosen by the backend
@@ -60,7 +60,6 @@ class MLP:
         widths = _sizes(sizes)
         hidden = _hidden_activations(activation, len(widths) - 2)
         checks.one_of("bias", bias, (True, False))
-        checks.one_of("precision", precision, (None, "float32"))
         self._network = Network(widths, (*hidden, activations.get(output, "output")), bias)
         self._dtype = arrays.float_dtype(dtype)
         self._seed = checks.seed(seed)
@@ -68,7 +67,7 @@ class MLP:
         if plan is not None and not isinstance(plan, Plan):
             raise TypeError(f"plan: expected None or a fusedmlp.backends.Plan, got {plan!r}")
         self._backend = backend if isinstance(backend, Backend) else get_backend(backend)
-        self._executor = self._backend.executor(self._network, self._dtype.name, plan)
+        self._executor = self._backend.executor(self._network, self._dtype.name, plan, precision)
         self._executor.write(parameters)
         self._epochs = 0
         self._named_optimizers: dict[str, Hyperparameters] = {}
@@ -96,7 +95,7 @@ class MLP:
         if batch_size is not None:
             batch_size = checks.whole("batch_size", batch_size, 1)
         with self._alone():
-            y = self._executor.predict(rows, batch_size)
+            y = self._backend.memory.to_host(self._executor.predict(rows, batch_size))
         return y[0] if given.ndim == 1 else y
 
     def loss_and_gradients(

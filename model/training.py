@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusedmlp.backends.errors import NonFinite
-from fusedmlp.backends.executor import Data, Executor
+from fusedmlp.backends.executor import Executor
+from fusedmlp.backends.feed import Data
 from fusedmlp.kernels.losses import Loss, reduction_factor
 from fusedmlp.kernels.optimizers import Hyperparameters
 from fusedmlp.model.history import History, NonFiniteLoss
@@ -58,8 +59,9 @@ def train(
     history has what was done."""
     progress = Progress(task.progress, task.epochs, len(task.data.x), history)
     try:
+        placed = executor.place(task.data)
         for epoch in range(task.epochs):
-            loss = _train_epoch(executor, task, epoch, history, progress)
+            loss = _train_epoch(executor, task, placed, epoch, history, progress)
             measured = None if validation is None else validation.measure()
             history.add(loss, measured)
             progress.epoch()
@@ -76,8 +78,10 @@ def train(
         print(f"fusedmlp: interrupted after {history.epochs} of {task.epochs} epochs; {kept}", file=sys.stderr)
 
 
-def _train_epoch(executor: Executor, task: Task, epoch: int, history: History, progress: Progress) -> float:
-    """One epoch; returns its loss."""
+def _train_epoch(
+    executor: Executor, task: Task, placed: Data, epoch: int, history: History, progress: Progress
+) -> float:
+    """One epoch over the data where the executor wants them; returns its loss."""
     started, seconds_before, rows_before = time.perf_counter(), history.seconds, history.rows
     rows, size, mean = len(task.data.x), task.batch_size, task.reduction == "mean"
     order = row_order(rows, task.shuffle, task.seed, task.first_epoch + epoch)
@@ -86,7 +90,7 @@ def _train_epoch(executor: Executor, task: Task, epoch: int, history: History, p
     step, done, total = 0, 0, 0.0
     try:
         for losses in executor.train(
-            task.data, order, loss=task.loss, optimizer=task.optimizer, batch_size=size, factors=factors
+            placed, order, loss=task.loss, optimizer=task.optimizer, batch_size=size, factors=factors
         ):
             ends = np.minimum(rows, np.arange(step + 1, step + 1 + len(losses)) * size)
             shares = np.diff(ends, prepend=done) / rows if mean else np.ones(len(losses))

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fusedmlp.backends.executor import Data, Executor
+from fusedmlp.backends.executor import Executor
+from fusedmlp.backends.feed import Data
 from fusedmlp.kernels.losses import Loss, reduction_factor
 from fusedmlp.kernels.program import fused_output
 
@@ -23,13 +24,14 @@ class Validation:
 
     def measure(self) -> tuple[float, float | None]:
         x, truth, labels = self._data.x, self._data.truth, self._data.labels
-        total, right = 0.0, 0
+        memory, total, right = self._executor.backend.memory, 0.0, 0
         for start in range(0, len(x), ROWS):
             rows = slice(start, start + ROWS)
             known = truth[rows] if labels is None else labels[rows]  # type: ignore[index]
             read = self._executor.predict(x[rows], logits=self._logits)
-            total += float(self._kernel(read, known, reduction="sum", **dict(self._loss.parameters))[0])
-            right += self._right(read, known)
+            loss, _ = self._kernel(read, memory.to_device(known), reduction="sum", **dict(self._loss.parameters))
+            total += float(memory.to_host(loss))
+            right += self._right(memory.to_host(read), known)
         answers = truth.size if truth is not None and self._loss.scope == "element" else len(x)
         return total * self._factor, None if self._loss.logits is None else right / answers
 

@@ -1,25 +1,37 @@
-"""A stand-in for a CUDA device: NumPy's memory, and one block of a few threads on Numba's CUDA simulator.
+"""A stand-in for a CUDA device: NumPy's memory, Numba's CUDA simulator, and cuBLASLt on NumPy (tests/fake_cublaslt.py).
 
 It shows that the bodies are right as SIMT programs, with lanes that share tiles, sums and scratch, and that what lies
-above the driver's door is right. It needs NUMBA_ENABLE_CUDASIM=1 before Numba is first imported.
+above the driver's door is right: arrays of the host and of the device are not mixed, a copy is joined before it is read,
+and what is captured neither allocates, nor waits, nor runs for the first time. It needs NUMBA_ENABLE_CUDASIM=1 before
+Numba is first imported.
 """
 
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
+from math import prod
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from numba import config, cuda
 
 import fusedmlp.backends.cuda
+from fake_cublaslt import FakeCublasLt
 from fusedmlp.backends import entries
 from fusedmlp.backends.arrays import Memory
 from fusedmlp.backends.binder import Binder
 from fusedmlp.backends.cuda.backend import CudaBackend
-from fusedmlp.backends.cuda.words import simulated, words_for
+from fusedmlp.backends.cuda.kinds import Shape
+from fusedmlp.backends.cuda.products import Products
+from fusedmlp.backends.cuda.words import Device, simulated, words_for
+from fusedmlp.backends.errors import OutOfMemory
 from fusedmlp.backends.python.words import WORDS as PLAIN
 
-TILE = 4  # so that small shapes span two tiles
-THREADS = (2, 2)
+# Tiles of 4 x 4 and 6 x 6, so that small shapes span two of them, by 2 x 2 threads of 4 and 9 elements each. The depth
+# divides neither.
+SHAPES = tuple(Shape(edge, (2, 2), 3) for edge in (4, 6))
 
 # What a lane does by itself is plain Python.
 ALONE = (
@@ -28,38 +40,199 @@ ALONE = (
 )
 
 
-class StandIn:
-    """As backends/cuda/driver.py's Driver."""
+class OnDevice(np.ndarray):
+    """An array of the stand-in's memory."""
 
-    name, multiprocessors = "the simulator", 1  # a barrier of several blocks would be silently wrong there
+
+def on_device(array):
+    return np.ascontiguousarray(array).view(OnDevice).reshape(np.shape(array))
+
+
+class StandInMemory(Memory):
+    """As backends/cuda/driver.py's DeviceMemory."""
+
+    device, checks = "cuda", False
+
+    def __init__(self):
+        self.capturing, self.free = False, 1 << 30
+        self.library = SimpleNamespace(
+            ndarray=OnDevice,
+            zeros=lambda shape, dtype: self.clear(self.empty(shape, dtype)),
+            may_share_memory=np.may_share_memory,
+            shares_memory=np.shares_memory,
+        )
+
+    def view(self, name, value, dtype="float32"):
+        if isinstance(value, OnDevice):
+            return value
+        self.check_place(name, value, dtype)
+        raise AssertionError("an array that says that it is on a device")
+
+    def settled(self, array):
+        return array if array.flags.c_contiguous and array.flags.aligned else on_device(array.copy())
+
+    def empty(self, shape, dtype):
+        self.check_idle("allocate")
+        nbytes = prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize
+        if nbytes > self.free:
+            raise OutOfMemory(nbytes, self.free)
+        made = on_device(np.empty(shape, dtype))
+        made[...] = 113  # whatever was there before
+        return made
+
+    def aligned(self, length, dtype):
+        made = self.empty(length, dtype)
+        return made if made.ctypes.data % 512 == 0 else self.moved(made)
+
+    def moved(self, array):
+        """The array at a multiple of 512 bytes, as CuPy's pool has all."""
+        raw = on_device(np.empty(array.nbytes + 512, np.uint8))
+        start = -raw.ctypes.data % 512
+        place = raw[start : start + array.nbytes].view(array.dtype)
+        place[...] = array
+        return place
+
+    def to_device(self, array):
+        assert not isinstance(array, OnDevice)
+        self.check_idle("copy from the host")
+        if array.nbytes > self.free:
+            raise OutOfMemory(array.nbytes, self.free)
+        return on_device(np.array(array))
+
+    def to_host(self, array):
+        assert isinstance(array, OnDevice)
+        self.check_idle("wait")
+        return np.array(array)
+
+    def renewed(self, old, array):
+        if old is None or (old.shape, old.dtype) != (array.shape, array.dtype):
+            return self.to_device(array)
+        self.check_idle("copy from the host")
+        old[...] = array
+        return old
+
+    def clear(self, array):
+        array[...] = 0
+        return array
+
+    def free_bytes(self):
+        return self.free
+
+    def pinned(self, shape, dtype):
+        return np.empty(shape, dtype)
+
+    def check_idle(self, what):
+        assert not self.capturing, f"while a graph is captured the host cannot {what}"
+
+
+class StandInCopier:
+    """Copies that are made when they are joined or waited for, and not before."""
+
+    def __init__(self):
+        self._pending = []
+
+    def mark(self):
+        return object()
+
+    def copy(self, target, source, after):
+        assert isinstance(target, OnDevice) and not isinstance(source, OnDevice)
+        self._pending.append((target, source))
+
+    def join(self):
+        for target, source in self._pending:
+            target[...] = source
+        self._pending.clear()
+
+    wait = join
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What was asked of the device: an entry with its kind and blocks, or a product."""
+
+    entry: str
+    kind: Any
+    blocks: int
+    arguments: tuple
+
+
+class StandIn:
+    """As backends/cuda/driver.py's Driver. `launches` records what was run, and `replays` how many graphs."""
+
+    name, multiprocessors = "the simulator", 2
 
     def __init__(self):
         assert config.ENABLE_CUDASIM, "set NUMBA_ENABLE_CUDASIM=1 before Numba is imported"
-        self.memory = Memory()
+        self.memory = StandInMemory()
+        self.launches, self.replays, self._ran, self._captured = [], 0, set(), None
+        workspace = self.memory.aligned(4096, np.dtype(np.uint8))
+        self._products = Products(FakeCublasLt(), self.memory.address(workspace), len(workspace))
 
     @cache  # noqa: B019  one driver a process
-    def kernel(self, body, dtype):
-        def shared(length):
-            array = np.empty(length, dtype)  # one block runs at a time
-            return lambda: array
+    def kernel(self, entry, kind):
+        arrays = {}
 
-        views = {name: PLAIN[name] for name in ALONE}
-        words = words_for(dtype.type, views, lambda word, thin: word, shared, TILE, THREADS[0] * THREADS[1])
+        def shared(name, length, dtype):
+            return lambda: arrays.setdefault(name, np.empty(length, dtype))  # one block runs at a time
+
+        device = Device(lambda word, thin: word, shared, {name: PLAIN[name] for name in ALONE})
+        words = words_for(kind.dtype.type, kind.shape, device)
         folder = Path(fusedmlp.backends.cuda.__file__).parent
-        return Binder(words, lambda function, thin: function, folder).bind(entries.body(body))
+        return entries.bound(Binder(words, lambda function, thin: function, folder, kind.rules), entry)
 
-    def most_blocks(self, body, dtype, threads):
-        return 1
+    def most_blocks(self, entry, kind):
+        return 1  # a barrier of several would be silently wrong in the simulator
 
-    def launch(self, body, dtype, blocks, threads, arguments):
-        assert blocks == 1, "the simulator's grid has one block"
+    def launch(self, entry, kind, blocks, arguments):
+        assert blocks >= 1 and (blocks == 1 or entry not in entries.MEETING), f"{entry} on {blocks} blocks"
+        strangers = [a for a in arguments if isinstance(a, np.ndarray) and not isinstance(a, OnDevice)]
+        assert not strangers, f"{entry} is given arrays of the host: {strangers}"
+        self._do(Launch(entry, kind, blocks, arguments), (entry, kind))
+
+    def product(self, product, a, b, out, bias=0):
+        self._do(Launch("product", product, 1, (a, b, out, bias)), product)
+
+    def _do(self, launch, key):
+        if self._captured is not None:
+            assert key in self._ran, f"{launch.entry} is captured before it ran"
+            self._captured.append(launch)
+            return
+        self._ran.add(key)
+        self.launches.append(launch)
+        if launch.entry == "product":
+            a, b, out, bias = launch.arguments
+            self._products(self._products.plan(launch.kind), a, b, out, 0, bias)
+            return
         with np.errstate(all="ignore"):
-            cuda.jit(simulated)[blocks, threads](self.kernel(body, dtype), arguments)
+            body = self.kernel(launch.entry, launch.kind)
+            cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](body, launch.arguments)
+
+    @contextmanager
+    def _capturing(self):
+        assert self._captured is None, "a capture within a capture"
+        self._captured, self.memory.capturing = [], True
+        try:
+            yield self._captured
+        finally:
+            self._captured, self.memory.capturing = None, False
+
+    def capture(self, work):
+        with self._capturing() as captured:
+            work()
+        assert captured, "an empty graph"
+        return captured
+
+    def replay(self, graph):
+        self.replays += 1
+        for launch in graph:
+            self._do(launch, (launch.entry, launch.kind) if launch.entry != "product" else launch.kind)
+
+    def copier(self):
+        return StandInCopier()
 
 
 class SimulatedBackend(CudaBackend):
-    threads_of_a_block = THREADS
-    tile = TILE
+    shapes = {np.dtype(dtype): SHAPES for dtype in (np.float32, np.float64)}
     panel = 8 << 10
 
     def __init__(self):

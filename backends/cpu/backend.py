@@ -110,7 +110,7 @@ class CpuBackend(Backend):
         serial = flops / rates.flops
         return self.threads if serial / rates.scaling + rates.handover < WORTHWHILE * serial else 1
 
-    def plan(self, network: Network, batch: int) -> Plan:
+    def plan(self, network: Network, dtype: np.dtype, batch: int) -> Plan:
         return choose_plan(network, batch, self.threads, self.rates() if self.threads > 1 else None)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
@@ -168,7 +168,7 @@ class CpuBackend(Backend):
             entry_around(function, "mode = flush_subnormals()", "restore_subnormals(mode); return result"),
             label=f"{name}.{dtype}",
             __name__=__name__,
-            body=self._binder.bind(function, thin=True),
+            body=entries.bound(self._binder, name, thin=True),
             flush_subnormals=machine.flush_subnormals,
             restore_subnormals=machine.restore_subnormals,
         )

@@ -96,7 +96,7 @@ def barrier(c):
 
 
 @njit(**INNER)
-def request_stop(c, reason):
+def request_stop(c, reason, step):
     atomic_store(c[2], REQUEST, reason)
 
 
@@ -147,6 +147,7 @@ WORDS = {
     "sync_lanes": sync_lanes,
     "row_sum": only_part,
     "row_max": only_part,
+    "double_sum": only_part,
     "matrix": matrix,
     "vector": vector,
     "home": home,

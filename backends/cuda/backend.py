@@ -1,63 +1,133 @@
 """The bodies on a GPU: each launch is one kernel, whose blocks are the workers.
 
-A training is one launch that interprets the program, for as many steps as fit about 50 ms; its blocks meet at the
-barriers of the grid, so there are no more of them than the device holds at once.
+A training goes in one of two ways, as its plan says: one launch interprets the program for as many steps as fit about
+50 ms, its blocks meeting at the barriers of the grid; or each instruction is a launch, and many steps of them a graph
+(backends/cuda/launches.py).
 """
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from fusedmlp.backends import entries
+from fusedmlp.backends.arrays import Array
 from fusedmlp.backends.backend import Backend
+from fusedmlp.backends.call import Call
 from fusedmlp.backends.cuda.driver import Driver
-from fusedmlp.backends.cuda.words import DONE, SYNC_LENGTH, THREADS, TILE
+from fusedmlp.backends.cuda.kinds import Kind, Shape, rules_among
+from fusedmlp.backends.cuda.launches import Launches
+from fusedmlp.backends.cuda.staging import Staged
+from fusedmlp.backends.cuda.words import REQUEST, SYNC_LENGTH, UNFINISHED
+from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels.program import Network
 
 _INT64 = np.dtype(np.int64)
+
+# Sizes of tiles by dtype, the smallest first. The largest one's product and panels take 24 KiB of shared memory; in
+# float64 the next larger would take more than the 48 KiB that a block has unasked.
+SHAPES: dict[np.dtype, tuple[Shape, ...]] = {
+    np.dtype(np.float32): tuple(Shape(edge, (16, 16), 16) for edge in (16, 32, 64)),
+    np.dtype(np.float64): tuple(Shape(edge, (16, 16), 16) for edge in (16, 32)),
+}
+
+# Up to here all steps are one launch: the parameters of a layer, and the optimizer's of Adam, fit the second-level
+# cache many times over, and a barrier is cheaper than a launch. An estimate, not yet measured on a device.
+PARAMETERS_OF_ONE_LAUNCH = 1 << 18
+# From here on cuBLASLt makes a layer's products: multiplications in a step, of which half a million fill one
+# multiprocessor for some 30 µs. An estimate, not yet measured on a device.
+PRODUCTS_OF_A_LIBRARY = 1 << 26
 
 
 class CudaBackend(Backend):
     name = "cuda"
     call_seconds = 0.05  # a device that also draws a screen stops kernels that run for long
     panel = 8 << 20
-    threads_of_a_block = THREADS
-    tile = TILE
+    predict_rows = 8192
+    launches = ("steps", "instructions")
+    precisions = ("float32", "tf32", "bf16")
+    shapes = SHAPES
 
-    def __init__(self, driver: Driver | None = None) -> None:
-        self._driver = driver or Driver()
+    def __init__(self, driver: Any = None) -> None:
+        self._driver: Any = driver or Driver()
         super().__init__(self._driver.memory)
+        self._launches = Launches(self._driver, self.shapes)
 
     def describe(self) -> str:
         return f"cuda: compiled by Numba CUDA for {self._driver.name}, {self._driver.multiprocessors} multiprocessors"
 
+    # How work is shared out.
+
     def workers_for(self, flops: float) -> int:
         """A block for each tile's worth of work, up to what the device runs at once."""
-        tiles = flops / (2.0 * self.tile**3)
+        tiles = flops / (2.0 * self.shapes[np.dtype(np.float32)][0].edge ** 3)
         return max(1, min(self._driver.multiprocessors, int(tiles)))
 
-    def plan(self, network: Network, batch: int) -> Plan:
-        """Layers by rows: with as many workers as a GPU has, partial sums of all of them would be most of the work."""
-        most = self._driver.most_blocks("run", np.dtype(np.float32), self.threads_of_a_block)
-        return Plan(max(1, min(most, -(-batch // 2))), ("rows",) * network.layers)
+    def plan(self, network: Network, dtype: np.dtype, batch: int) -> Plan:
+        weights = [inputs * outputs for inputs, outputs in pairwise(network.sizes)]
+        if sum(weights) <= PARAMETERS_OF_ONE_LAUNCH:
+            most = self._driver.most_blocks("run", Kind(dtype, self.shapes[dtype][0]))
+            return Plan(max(1, min(most, self._driver.multiprocessors)), ("tiles",) * network.layers)
+        return self._by_instructions(network, batch)
+
+    def prediction_plan(self, network: Network, dtype: np.dtype, rows: int) -> Plan:
+        return self._by_instructions(network, min(rows, self.predict_rows))
+
+    def _by_instructions(self, network: Network, batch: int) -> Plan:
+        """Instructions one by one, each on as many blocks as a multiprocessor may have waiting."""
+        large = (batch * inputs * outputs >= PRODUCTS_OF_A_LIBRARY for inputs, outputs in pairwise(network.sizes))
+        products = tuple("library" if yes else "own" for yes in large)
+        return Plan(8 * self._driver.multiprocessors, ("tiles",) * network.layers, "instructions", products)
+
+    # Calls.
+
+    def place(self, data: Data) -> Data:
+        if self.memory.holds(data.x):
+            return data
+        if sum(part.nbytes for part in data.parts()) > self._driver.memory.free_bytes() // 2:
+            return data
+        return data.each(self.memory.to_device)
+
+    def feed(self, data: Data, order: np.ndarray, batch: int, old: Array | None = None) -> Feed:
+        data = self.place(data)
+        if self.memory.holds(data.x):
+            return Feed(data, self.memory.renewed(old, order))
+        return Staged(self._driver, data, order, batch)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> int:
-        self._launch(body, dtype, workers, arguments)
+        kind = Kind(dtype, self.shapes[dtype][0], rules_among(body, arguments))
+        if body in entries.MEETING:
+            workers = min(workers, self._driver.most_blocks(body, kind))
+        self._driver.launch(body, kind, workers, (self._sync(), *arguments))
         return 0
 
-    def launch_interruptible(
-        self, body: str, dtype: np.dtype, workers: int, *arguments: Any
-    ) -> tuple[int, BaseException | None]:
+    def run(self, call: Call) -> None:
+        self._start(call)
+
+    def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
         """The host waits for the device, and hears of Ctrl-C when the call ends."""
-        sync, reached = self._launch(body, dtype, workers, arguments), None
+        sync, reached = self._start(call), None
         while True:
             try:
-                return int(self.memory.to_host(sync)[DONE]), reached
+                meanwhile()
+                words = self.memory.to_host(sync)
+                return int(words[UNFINISHED]) if words[REQUEST] else call.steps, reached
             except KeyboardInterrupt as error:
                 reached = error
 
-    def _launch(self, body: str, dtype: np.dtype, workers: int, arguments: tuple[Any, ...]) -> Any:
+    def _start(self, call: Call) -> Array:
+        sync = self._sync()
+        if call.plan.launch == "steps":
+            kind = Kind(call.dtype, self.shapes[call.dtype][0])
+            self._driver.launch("run", kind, call.plan.workers, (sync, *call.arguments()))
+        else:
+            clock = self.memory.renewed(self._scratch("clock", _INT64, 2), np.array([call.first, 0]))
+            self._launches.run(call, sync, clock)
+        return sync
+
+    def _sync(self) -> Array:
         sync = self._scratch("sync", _INT64, SYNC_LENGTH)
-        sync[...] = 0
-        self._driver.launch(body, dtype, workers, self.threads_of_a_block, (sync, *arguments))
+        self.memory.clear(sync)
         return sync

@@ -15,18 +15,20 @@ from numba.cuda.np.numpy_support import from_dtype
 
 from fusedmlp.backends import entries
 from fusedmlp.backends.binder import Binder, entry_around
-from fusedmlp.backends.cuda.words import DONE, MATHEMATICS, words_for
+from fusedmlp.backends.cuda.kinds import Kind
+from fusedmlp.backends.cuda.words import MATHEMATICS, Device, words_for
 from fusedmlp.backends.views import constant_of, view_of, views
+
+SHARED = 3  # NVPTX's address space of shared memory
 
 matrix, vector, block, row = views(intrinsic, types, cgutils)
 
 
-SHARED = 3  # NVPTX's address space of shared memory
-
-
-def _shared_array(length: int, scalar: Any) -> Any:
-    """A word that gives one array of the block's shared memory. (Numba CUDA's own `shared.array` makes a symbol with
-    external linkage, which is defined twice where two functions call the one that holds it.)"""
+def _shared(name: str, length: int, dtype: Any) -> Any:
+    """A word that gives the block's array of that name in shared memory, the same one wherever it is spoken in one
+    kernel. (Numba CUDA's own `shared.array` makes a symbol with external linkage, which is defined twice where two
+    functions call the one that holds it.)"""
+    scalar = from_dtype(np.dtype(dtype))
 
     @intrinsic
     def array(typing_context):
@@ -34,11 +36,12 @@ def _shared_array(length: int, scalar: Any) -> Any:
 
         def generate(context, builder, signature, arguments):
             storage = ir.ArrayType(context.get_data_type(scalar), length)
-            memory = ir.GlobalVariable(
-                builder.module, storage, builder.module.get_unique_name("fusedmlp_shared"), addrspace=SHARED
-            )
-            memory.linkage, memory.align = "internal", 16
-            memory.initializer = ir.Constant(storage, ir.Undefined)
+            symbol = f"fusedmlp_{name}"
+            memory = builder.module.globals.get(symbol)
+            if memory is None:
+                memory = ir.GlobalVariable(builder.module, storage, symbol, addrspace=SHARED)
+                memory.linkage, memory.align = "linkonce_odr", 16
+                memory.initializer = ir.Constant(storage, ir.Undefined)
             pointer = builder.addrspacecast(memory, ir.PointerType(storage), "generic")
             itemsize = context.get_constant(types.intp, scalar.bitwidth // 8)
             shape = (context.get_constant(types.intp, length),)
@@ -58,44 +61,33 @@ VIEWS = {"matrix": matrix, "vector": vector, "block": block, "row": row, "home":
 
 
 @cache
-def binder(dtype: np.dtype) -> Binder:
-    """The binder for device functions of one compute dtype."""
-
-    def shared(length: int) -> Any:
-        return _shared_array(length, from_dtype(dtype))
-
-    words = words_for(dtype.type, VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)}, _device, shared)
-    return Binder(words, _device, Path(__file__).parent)
+def binder(kind: Kind) -> Binder:
+    """The binder for the device functions of a kernel."""
+    device = Device(_device, _shared, VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)})
+    words = words_for(kind.dtype.type, kind.shape, device)
+    return Binder(words, _device, Path(__file__).parent, kind.rules)
 
 
 def _device(function: Callable[..., Any], thin: bool) -> Any:
     return cuda.jit(device=True, inline="always" if thin else "never")(function)
 
 
-@cuda.jit(device=True, inline="always")
-def finish(c, steps):
-    """The first block tells how many steps were finished."""
-    if cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
-        c[DONE] = steps
-
-
-def entered(name: str, body: Callable[..., Any]) -> Any:
-    """A kernel's function around a body, by the names `body` and `finish`."""
-    return entry_around(body, after="finish(c, result); return" if name == "run" else "return")
-
-
-def source(name: str, dtype: np.dtype) -> tuple[Any, tuple[Any, ...]]:
+def source(name: str, kind: Kind) -> tuple[Any, tuple[Any, ...]]:
     """The kernel of an entry (backends/entries.py) as a function, and the types of its arguments."""
-    bound, body = binder(dtype), entries.body(name)
-    function = bound.wrap(
-        entered(name, body), f"{name}.{dtype}", __name__=__name__, body=bound.bind(body), finish=finish
+    made = binder(kind)
+    function = made.wrap(
+        entry_around(entries.body(name), after="return"),
+        f"{name}.{kind}",
+        __name__=__name__,
+        body=entries.bound(made, name),
     )
-    return function, (types.Array(types.int64, 1, "C"), *entries.signature(name, from_dtype(dtype), types))
+    taken = entries.signature(name, from_dtype(kind.dtype), types, readonly=False)
+    return function, (types.Array(types.int64, 1, "C"), *taken)
 
 
-def kernel(name: str, dtype: np.dtype) -> Any:
+def kernel(name: str, kind: Kind) -> Any:
     """The kernel of an entry, compiled for the device that there is."""
-    function, taken = source(name, dtype)
+    function, taken = source(name, kind)
     return cuda.jit(types.void(*taken), cache=True)(function)
 
 
@@ -106,9 +98,9 @@ class _Device:
         self.compute_capability = capability
 
 
-def ptx(name: str, dtype: np.dtype, capability: tuple[int, int]) -> str:
+def ptx(name: str, kind: Kind, capability: tuple[int, int]) -> str:
     """The PTX of an entry's kernel, made without a device."""
-    function, taken = source(name, dtype)
+    function, taken = source(name, kind)
     with patch("numba.cuda.dispatcher.get_current_device", lambda: _Device(capability)):
         code, _ = cuda.compile_ptx(function, taken, cc=capability)
     return code

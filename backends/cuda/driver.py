@@ -6,6 +6,9 @@ Everything above this file is the same on a machine without a GPU, where the tes
 
 import ctypes
 import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib.util import find_spec
 from math import prod
@@ -14,6 +17,10 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.arrays import Array, Memory
+from fusedmlp.backends.cuda.cublaslt import library
+from fusedmlp.backends.cuda.kinds import Kind
+from fusedmlp.backends.cuda.products import Product, Products
+from fusedmlp.backends.errors import OutOfMemory
 
 INSTALL = "pip install 'fusedmlp[cuda13]', or fusedmlp[cuda12] with a driver for CUDA 12"
 CUDA_SUCCESS = 0
@@ -67,18 +74,82 @@ class DeviceMemory(Memory):
             return self.library.ascontiguousarray(array)
         return array.copy() if array.data.ptr % array.itemsize else array
 
+    def empty(self, shape: Any, dtype: np.dtype) -> Array:
+        with self._room_for(prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize):
+            return self.library.empty(shape, dtype)
+
     def aligned(self, length: int, dtype: np.dtype) -> Array:
-        return self.library.empty(length, dtype)  # CuPy's pool hands out multiples of 512 bytes
+        return self.empty(length, dtype)  # CuPy's pool hands out multiples of 512 bytes
 
     def to_device(self, array: np.ndarray) -> Array:
-        return self.library.asarray(array)
+        with self._room_for(array.nbytes):
+            return self.library.asarray(array)
 
     def to_host(self, array: Array) -> np.ndarray:
         return self.library.asnumpy(array)
 
+    def renewed(self, old: Array | None, array: np.ndarray) -> Array:
+        if old is None or (old.shape, old.dtype) != (array.shape, array.dtype):
+            return self.to_device(array)
+        old.set(array)
+        return old
+
+    def clear(self, array: Array) -> None:
+        array.data.memset_async(0, array.nbytes)
+
+    def address(self, array: Array) -> int:
+        return array.data.ptr
+
+    def queue(self) -> int:
+        return self.library.cuda.get_current_stream().ptr
+
+    def free_bytes(self) -> int:
+        pool = self.library.get_default_memory_pool()
+        free, _ = self.library.cuda.runtime.memGetInfo()
+        return free + pool.free_bytes()
+
+    def pinned(self, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        """An array in the processor's memory from which copies to the device need no help of the processor."""
+        memory = self.library.cuda.alloc_pinned_memory(max(1, prod(shape) * dtype.itemsize))
+        return np.frombuffer(memory, dtype, prod(shape)).reshape(shape)
+
+    @contextmanager
+    def _room_for(self, nbytes: int) -> Iterator[None]:
+        try:
+            yield
+        except self.library.cuda.memory.OutOfMemoryError:
+            raise OutOfMemory(nbytes, self.free_bytes()) from None
+
+
+class Copier:
+    """Copies to the device beside what the current stream does."""
+
+    def __init__(self, library: Any) -> None:
+        self._cuda = library.cuda
+        self._stream = library.cuda.Stream(non_blocking=True)
+
+    def mark(self) -> Any:
+        """The moment when the current stream has done what it was given so far."""
+        return self._cuda.get_current_stream().record()
+
+    def copy(self, target: Array, source: np.ndarray, after: Any) -> None:
+        """Copies a pinned array, not before the moment `after`; the caller does not wait."""
+        self._stream.wait_event(after)
+        target.set(source, stream=self._stream)
+
+    def join(self) -> None:
+        """What the current stream is given from here on waits for the copies."""
+        self._cuda.get_current_stream().wait_event(self._stream.record())
+
+    def wait(self) -> None:
+        """The caller waits for the copies: their sources may be written again."""
+        self._stream.synchronize()
+
 
 class Driver:
     """What a backend asks of a device."""
+
+    WORKSPACE = 32 << 20  # bytes for cuBLASLt's products, as NVIDIA advises for Hopper
 
     def __init__(self) -> None:
         # CuPy's arrays would make each launch wait for their stream; all work here is on one, the current.
@@ -87,23 +158,59 @@ class Driver:
 
         self._cuda = cuda
         self.memory: Memory = DeviceMemory()
-        properties = self.memory.library.cuda.runtime.getDeviceProperties(self.memory.library.cuda.Device().id)
+        self._cupy = self.memory.library.cuda
+        properties = self._cupy.runtime.getDeviceProperties(self._cupy.Device().id)
+        self._lock = threading.RLock()
+        self._workspaces: dict[int, Array] = {}
+        self._products: dict[int, Products] = {}  # by stream, since what runs on one shares a workspace
+        self._capturing_for: int | None = None
         self.name = properties["name"].decode()
         self.multiprocessors = int(properties["multiProcessorCount"])
 
     @cache  # noqa: B019  one driver a process
-    def kernel(self, body: str, dtype: np.dtype) -> Any:
+    def kernel(self, entry: str, kind: Kind) -> Any:
         """The compiled kernel of an entry (backends/entries.py): seconds at first, then from disk."""
         from fusedmlp.backends.cuda.compile import kernel
 
-        return kernel(body, dtype)
+        return kernel(entry, kind)
 
-    def most_blocks(self, body: str, dtype: np.dtype, threads: tuple[int, int]) -> int:
-        """How many blocks of so many threads may meet at a barrier."""
-        (overload,) = self.kernel(body, dtype).overloads.values()
-        return int(overload.max_cooperative_grid_blocks(prod(threads)))
+    def most_blocks(self, entry: str, kind: Kind) -> int:
+        """How many blocks may meet at a barrier."""
+        (overload,) = self.kernel(entry, kind).overloads.values()
+        return int(overload.max_cooperative_grid_blocks(prod(kind.shape.threads)))
 
-    def launch(self, body: str, dtype: np.dtype, blocks: int, threads: tuple[int, int], arguments: tuple) -> None:
-        """Runs the kernel of a body on the current stream; the caller does not wait."""
-        stream = self._cuda.external_stream(self.memory.library.cuda.get_current_stream().ptr)
-        self.kernel(body, dtype)[blocks, threads, stream](*arguments)
+    def launch(self, entry: str, kind: Kind, blocks: int, arguments: tuple) -> None:
+        """Runs the kernel of an entry on the current stream; the caller does not wait."""
+        stream = self._cuda.external_stream(self._cupy.get_current_stream().ptr)
+        self.kernel(entry, kind)[blocks, kind.shape.threads, stream](*arguments)
+
+    def product(self, product: Product, a: int, b: int, out: int, bias: int = 0) -> None:
+        """Runs a product of cuBLASLt on the current stream, from and to these addresses; the caller does not wait."""
+        with self._lock:
+            stream = self._cupy.get_current_stream().ptr
+            owner = stream if self._capturing_for is None else self._capturing_for
+            if owner not in self._products:
+                workspace = self._workspaces[owner] = self.memory.aligned(self.WORKSPACE, np.dtype(np.uint8))
+                self._products[owner] = Products(library(), self.memory.address(workspace), self.WORKSPACE)
+            products = self._products[owner]
+            products(products.plan(product), a, b, out, stream, bias)
+
+    def capture(self, work: Callable[[], None]) -> Any:
+        """A graph of what `work` launches, to be run on the stream that is current now. Each kernel and product of it
+        must have run there before."""
+        with self._lock:
+            self._capturing_for = self._cupy.get_current_stream().ptr
+            with self._cupy.Stream(non_blocking=True) as stream:
+                stream.begin_capture()
+                try:
+                    work()
+                finally:
+                    graph, self._capturing_for = stream.end_capture(), None
+        return graph
+
+    def replay(self, graph: Any) -> None:
+        """Runs a graph on the current stream; the caller does not wait."""
+        graph.launch(self._cupy.get_current_stream())
+
+    def copier(self) -> Copier:
+        return Copier(self.memory.library)

@@ -1,45 +1,45 @@
 """The vocabulary on CUDA: a worker is a block, its lanes are the block's threads, laid over a tile as the block's
 two dimensions. Every thread knows who it is; the context is an array of the words by which blocks stop.
 
-The words of one dtype at a time, since shared memory is declared with its type. `device` compiles a word for the
-device; the simulator runs them as they stand.
+The words are made for one dtype and one size of tile at a time, since shared memory is declared with its type and
+its length. `device` compiles a word for the device; the simulator runs them as they stand.
 """
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numba import cuda
 
-# Tiles of 16 by 16, an element for each of 256 threads, operands read from global memory: right, and slow. The
-# executor that launches on a device brings staged operands and tiles by shape.
-TILE = 16
-THREADS = (16, 16)
+from fusedmlp.backends.cuda.kinds import Shape
 
-# The context: the reason to stop that a block asked for, and how many steps were finished.
-REQUEST, DONE = 0, 1
+# The context: the reason to stop that a block asked for, and the step of the call that is not to be finished then.
+REQUEST, UNFINISHED = 0, 1
 SYNC_LENGTH = 2
 
 
-def words_for(
-    dtype: Any,
-    views: dict[str, Callable[..., Any]],
-    device: Callable[[Any, bool], Any],
-    shared: Callable[[int], Callable[[], Any]],
-    tile: int = TILE,
-    lanes: int = 256,
-) -> dict[str, Any]:
-    """Every word, for a compute dtype.
+@dataclass(frozen=True)
+class Device:
+    """How words become a device's.
 
-    views   the words that are no functions of the device's: views of memory, and mathematics
-    device  device(function, thin) compiles a word; a thin one becomes part of its caller, which a function that gives
-            an array of its own must
-    shared  shared(length) gives a function whose result is one array of the block's shared memory
-    tile    rows and columns of a tile, lanes the most threads of a block
+    compile  compile(function, thin): a thin one becomes part of its caller, which a function that gives an array of
+             its own must
+    shared   shared(name, length, dtype): a function whose result is the block's array of that name in shared memory
+    views    the words that are no functions of the device's: views of memory, and mathematics
     """
-    matrix = views["matrix"]
-    parts_of_lanes, tile_of_product, tile_of_scratch = shared(lanes), shared(tile * tile), shared(tile * tile)
+
+    compile: Callable[[Any, bool], Any]
+    shared: Callable[[str, int, Any], Callable[[], Any]]
+    views: dict[str, Callable[..., Any]]
+
+
+def words_for(dtype: Any, shape: Shape, device: Device) -> dict[str, Any]:
+    """Every word, for a compute dtype."""
+    matrix, edge, thin = device.views["matrix"], shape.edge, True
+    (across, down), lanes = shape.threads, shape.lanes
+    tile = device.shared("tile", edge * edge, dtype)
 
     def worker(c):
         return cuda.blockIdx.x
@@ -51,41 +51,43 @@ def words_for(
         cuda.cg.this_grid().sync()
         return True
 
-    def request_stop(c, reason):
+    def request_stop(c, reason, step):
+        c[UNFINISHED] = step
         c[REQUEST] = reason
 
     def stopped(c):
         return c[REQUEST]  # written before a barrier of the grid, and not again before the next
 
     def lane(c):
-        return cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y
+        return cuda.threadIdx.x + across * cuda.threadIdx.y
 
+    # Numbers, not blockDim: a loop with a step that the compiler does not know divides by it first.
     def lane_count(c):
-        return cuda.blockDim.x * cuda.blockDim.y
+        return lanes
 
     def lane_row(c):
         return cuda.threadIdx.y
 
     def lane_rows(c):
-        return cuda.blockDim.y
+        return down
 
     def lane_column(c):
         return cuda.threadIdx.x
 
     def lane_columns(c):
-        return cuda.blockDim.x
+        return across
 
     def sync_lanes(c):
         cuda.syncthreads()
 
-    def over_lanes(combine):
+    def over_lanes(combine, kind):
         """The word that combines what the lanes bring, in the order of a tree, which depends on their number alone."""
-        joined = device(combine, True)
+        joined = device.compile(combine, thin)
+        parts_of_lanes = device.shared(f"parts_{np.dtype(kind).name}", shape.lanes, kind)
 
         def combined(c, part):
             parts = parts_of_lanes()
-            k = cuda.threadIdx.x + cuda.blockDim.x * cuda.threadIdx.y
-            width = cuda.blockDim.x * cuda.blockDim.y
+            k, width = cuda.threadIdx.x + across * cuda.threadIdx.y, lanes
             cuda.syncthreads()
             parts[k] = part
             cuda.syncthreads()
@@ -106,24 +108,13 @@ def words_for(
         return a if a >= b else b
 
     def tile_extent(c):
-        return tile
+        return edge
 
     def product_tile(c, target):
-        return matrix(tile_of_product(), 0, target.shape[0], target.shape[1])
+        return matrix(tile(), 0, target.shape[0], target.shape[1])
 
     def scratch(c, like, rows, columns):
-        return matrix(tile_of_scratch(), 0, rows, columns)
-
-    def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
-        inner = a.shape[0] if transpose_a else a.shape[1]
-        for i in range(cuda.threadIdx.y, z.shape[0], cuda.blockDim.y):
-            for j in range(cuda.threadIdx.x, z.shape[1], cuda.blockDim.x):
-                total = dtype(0)
-                for k in range(inner):
-                    left = a[k, i] if transpose_a else a[i, k]
-                    total += left * (b[j, k] if transpose_b else b[k, j])
-                z[i, j] = z[i, j] + total if accumulate else total
-        cuda.syncthreads()
+        return matrix(tile(), 0, rows, columns)
 
     giving_arrays = {"product_tile": product_tile, "scratch": scratch}
     plain = {
@@ -139,17 +130,74 @@ def words_for(
         "lane_column": lane_column,
         "lane_columns": lane_columns,
         "sync_lanes": sync_lanes,
-        "row_sum": over_lanes(total),
-        "row_max": over_lanes(greatest),
+        "row_sum": over_lanes(total, dtype),
+        "row_max": over_lanes(greatest, dtype),
+        "double_sum": over_lanes(total, np.float64),
         "tile_rows": tile_extent,
         "tile_columns": tile_extent,
-        "matmul_tile": matmul_tile,
+        "matmul_tile": staged_product(dtype, shape, device),
     }
     return (
-        {name: device(function, False) for name, function in plain.items()}
-        | {name: device(function, True) for name, function in giving_arrays.items()}
-        | views
+        {name: device.compile(function, False) for name, function in plain.items()}
+        | {name: device.compile(function, thin) for name, function in giving_arrays.items()}
+        | device.views
     )
+
+
+def staged_product(dtype: Any, shape: Shape, device: Device) -> Any:
+    """The word matmul_tile: `depth` columns of op(a) and rows of op(b) at a time lie in shared memory, where each is
+    read by a whole row or column of threads; a thread's elements of the product stay in its registers. One sum runs
+    through all of the inner dimension, so its order depends on nothing.
+
+    A row of a staged panel is one longer than a tile, so that threads which write a column of it meet different banks.
+    """
+    edge, depth, (across, down) = shape.edge, shape.depth, shape.threads
+    length, lanes = edge + 1, shape.lanes
+    rows_each, columns_each = edge // down, edge // across
+    panel_a, panel_b = (device.shared(name, depth * length, dtype) for name in ("panel_a", "panel_b"))
+    matrix = device.views["matrix"]
+
+    def stage(panel, a, along_rows, start, inner):
+        """panel[k, e] = element e of the tile at inner position start + k, and 0 beyond the edges. Neighbouring threads
+        read neighbours in memory: positions where `a` has them in its rows, elements otherwise."""
+        extent = a.shape[0] if along_rows else a.shape[1]
+        for number in range(cuda.threadIdx.x + across * cuda.threadIdx.y, depth * edge, lanes):
+            e, k = (number // depth, number % depth) if along_rows else (number % edge, number // edge)
+            value = dtype(0)
+            if e < extent and start + k < inner:
+                value = a[e, start + k] if along_rows else a[start + k, e]
+            panel[k, e] = value
+
+    stage = device.compile(stage, True)
+
+    def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
+        inner = a.shape[0] if transpose_a else a.shape[1]
+        left, right = matrix(panel_a(), 0, depth, length), matrix(panel_b(), 0, depth, length)
+        sums = cuda.local.array((rows_each, columns_each), dtype)
+        column = cuda.local.array(rows_each, dtype)
+        for i in range(rows_each):
+            for j in range(columns_each):
+                sums[i, j] = dtype(0)
+        for panel in range((inner + depth - 1) // depth):
+            cuda.syncthreads()
+            stage(left, a, not transpose_a, panel * depth, inner)
+            stage(right, b, transpose_b, panel * depth, inner)
+            cuda.syncthreads()
+            for k in range(depth):
+                for i in range(rows_each):
+                    column[i] = left[k, cuda.threadIdx.y + i * down]
+                for j in range(columns_each):
+                    value = right[k, cuda.threadIdx.x + j * across]
+                    for i in range(rows_each):
+                        sums[i, j] += column[i] * value
+        for i in range(rows_each):
+            for j in range(columns_each):
+                p, q = cuda.threadIdx.y + i * down, cuda.threadIdx.x + j * across
+                if p < z.shape[0] and q < z.shape[1]:
+                    z[p, q] = z[p, q] + sums[i, j] if accumulate else sums[i, j]
+        cuda.syncthreads()
+
+    return matmul_tile
 
 
 MATHEMATICS = {
@@ -169,6 +217,4 @@ def simulated(body, arguments):
     """A simulated kernel. The simulator gives `cuda` its meaning in the globals of the kernel's own module, which are
     those of the words. The arguments come as one tuple: by themselves arrays would be copied, and written back one
     over the other where two are the same."""
-    result = body(*arguments)
-    if result is not None and cuda.blockIdx.x == 0 and cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
-        arguments[0][DONE] = result
+    body(*arguments)

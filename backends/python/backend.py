@@ -40,4 +40,4 @@ class PythonBackend(Backend):
 
     def _run(self, context: Context, body: str, *arguments: Any) -> Any:
         with np.errstate(all="ignore"):
-            return self._binder.bind(entries.body(body))(context, *arguments)
+            return entries.bound(self._binder, body)(context, *arguments)

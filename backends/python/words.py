@@ -31,7 +31,7 @@ def barrier(c):
     return True
 
 
-def request_stop(c, reason):
+def request_stop(c, reason, step):
     c.reason = reason
 
 
@@ -69,6 +69,7 @@ WORDS: dict[str, Any] = {
     "sync_lanes": lambda c: None,
     "row_sum": lambda c, part: part,
     "row_max": lambda c, part: part,
+    "double_sum": lambda c, part: part,
     "matrix": matrix,
     "vector": lambda buffer, at, length: buffer[at : at + length],
     "home": lambda c, buffer, at, rows, columns: matrix(buffer, at, rows, columns),

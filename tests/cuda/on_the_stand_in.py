@@ -1,17 +1,41 @@
-"""A model on the stand-in for a device (tests/stand_in.py): the same history, parameters and answers as on python."""
+"""A model on the stand-in for a device (tests/stand_in.py): the same history, parameters and answers as on python,
+whichever way its plan says that a training goes."""
 
 import numpy as np
 import pytest
 
 import fusedmlp as fm
+from fusedmlp.backends import Plan
+from fusedmlp.backends.cuda import launches, staging
+from fusedmlp.backends.errors import OutOfMemory
 from stand_in import get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
+TILES = ("tiles", "tiles")
+
+PLANS = {
+    "steps": Plan(1, TILES),
+    "instructions": Plan(4, TILES, "instructions"),
+    "library": Plan(4, TILES, "instructions", ("library", "library")),
+    "mixed": Plan(4, TILES, "instructions", ("library", "own")),
+}
 
 
 @pytest.fixture
-def models():
-    return [fm.MLP(SIZES, activation="gelu", output="softmax", backend=b) for b in (get_simulator(), "python")]
+def device():
+    """The stand-in, as if nothing had been asked of it yet, with room for everything."""
+    backend = get_simulator()
+    backend._driver.launches.clear()
+    backend._driver.replays = 0
+    yield backend
+    backend.memory.free = 1 << 30
+
+
+@pytest.fixture(params=PLANS)
+def models(request, device):
+    """The model on the stand-in, and its like on python."""
+    rest = {"activation": "gelu", "output": "softmax"}
+    return fm.MLP(SIZES, **rest, backend=device, plan=PLANS[request.param]), fm.MLP(SIZES, **rest, backend="python")
 
 
 @pytest.fixture
@@ -25,18 +49,38 @@ def same(one, other):
         np.testing.assert_allclose(one[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
 
 
+def trained_alike(models, given, **options):
+    """Both models trained: their histories agree, and so do their parameters."""
+    histories = [model.fit(*given, loss="cross_entropy", progress=False, **options) for model in models]
+    for name in ("loss", "val_loss", "val_accuracy"):
+        np.testing.assert_allclose(*(getattr(history, name) for history in histories), rtol=2e-5)
+    same(*(model.state_dict() for model in models))
+    return histories
+
+
 @pytest.mark.parametrize("optimizer", [fm.SGD(0.1, momentum=0.9), fm.Adam(0.01)], ids=["sgd", "adam"])
 def test_training(models, given, optimizer):
     """Three steps an epoch, the last one ragged."""
-    histories = [
-        model.fit(*given, loss="cross_entropy", epochs=2, batch_size=4, optimizer=optimizer, validation_data=given)
-        for model in models
-    ]
-    for name in ("loss", "val_loss", "val_accuracy"):
-        np.testing.assert_allclose(*(getattr(history, name) for history in histories), rtol=2e-5)
+    histories = trained_alike(
+        models, given, epochs=2, batch_size=4, optimizer=optimizer, validation_data=given, sample_weight=np.arange(ROWS)
+    )
     assert [history.steps for history in histories] == [6, 6]
-    same(*(model.state_dict() for model in models))
     np.testing.assert_allclose(*(model(given[0], 4) for model in models), rtol=2e-5)
+
+
+@pytest.mark.parametrize("sizes", [[4, 3], [3, 7, 5, 2]], ids=str)
+def test_other_networks(device, sizes):
+    """One layer, and three with activations of rows, of which one saves its pre-activation; float64, squared error."""
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(9, sizes[0])), rng.normal(size=(9, sizes[-1]))
+    hidden, layers = ["softmax", "silu"][: len(sizes) - 2], len(sizes) - 1
+    plan = Plan(3, ("tiles",) * layers, "instructions", ("own", "library", "library")[:layers])
+    rest = {"activation": hidden, "output": "tanh", "dtype": "float64"}
+    made = [fm.MLP(sizes, **rest, backend=device, plan=plan), fm.MLP(sizes, **rest, backend="python")]
+    for model in made:
+        model.fit(x, y, loss="mse", epochs=2, batch_size=5, optimizer="rmsprop", progress=False)
+    for name, value in made[1].state_dict().items():
+        np.testing.assert_allclose(made[0].state_dict()[name], value, rtol=1e-12, atol=1e-14)
 
 
 def test_gradients_and_a_step_by_hand(models, given):
@@ -59,3 +103,88 @@ def test_a_loss_that_is_not_finite(models, given):
         steps.append(caught.value.step)
     assert steps == [2, 2]
     same(*(model.state_dict() for model in models))
+
+
+def by_graphs(device, monkeypatch, **options):
+    """A model whose steps are captured by twos, in calls of five."""
+    monkeypatch.setattr(launches, "STEPS_OF_A_GRAPH", (2, 1))
+    model = fm.MLP(SIZES, activation="tanh", backend=device, plan=PLANS["mixed"])
+    monkeypatch.setattr(model._executor, "_steps_of_a_call", lambda key: 5)
+    return model, fm.MLP(SIZES, activation="tanh", backend="python")
+
+
+def test_graphs_serve_every_epoch(device, given, monkeypatch):
+    """Six steps an epoch in calls of five and one: what is captured in the first epoch serves the others, though order,
+    scalars and losses are new; the last step of an epoch is short."""
+    models = by_graphs(device, monkeypatch)
+    captures = []
+    capture = device._driver.capture
+    monkeypatch.setattr(device._driver, "capture", lambda work: captures.append(1) or capture(work))
+    trained_alike(models, given, epochs=3, batch_size=2)
+    # A first step by itself, then 2 + 2 and 1; twice 2 + 2 + 1 and 1.
+    assert (len(captures), device._driver.replays) == (2, 3 + 2 * 4)
+
+
+def test_a_graph_stops_within(device, given, monkeypatch):
+    """A loss that is not finite in the first of a graph's two steps: neither of them touches a parameter."""
+    x, y = given[0].copy(), given[1]
+    x[3] = np.inf
+    models = by_graphs(device, monkeypatch)
+    for model in models:
+        with pytest.raises(fm.NonFiniteLoss) as caught:
+            model.fit(x, y, loss="cross_entropy", epochs=1, batch_size=1, shuffle=False, progress=False)
+        assert caught.value.step == 3
+    same(*(model.state_dict() for model in models))
+
+
+@pytest.mark.parametrize("models, weighted", [("steps", True), ("library", False)], indirect=["models"])
+def test_data_that_have_no_room(models, given, monkeypatch, weighted):
+    """Rows are brought in blocks of two steps, of which there are three; validation data and predictions as well."""
+    device = models[0]._backend
+    x, y = np.tile(given[0], (3, 1))[:17], np.tile(given[1], 3)[:17]
+    row = x[:1].nbytes + 8 + 4 * weighted
+    monkeypatch.setattr(staging, "BLOCK", 8 * row)
+    monkeypatch.setattr(device, "place", lambda data: data)
+    trained_alike(
+        models,
+        (x, y),
+        epochs=2,
+        batch_size=4,
+        sample_weight=np.arange(17) if weighted else None,
+        validation_data=(x, y),
+    )
+
+
+@pytest.mark.parametrize("models", ["steps", "library"], indirect=True)
+def test_out_of_memory_says_what_would_fit(models, given):
+    """The batch that the error names fits, one more row does not, and the model is what it was."""
+    model = models[0]
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=2, progress=False)
+    before = model.state_dict()
+    x, y = np.tile(given[0], (40, 1)), np.tile(given[1], 40)
+    model._backend.memory.free = 40_000
+
+    def fit(rows):
+        model.fit(x, y, loss="cross_entropy", epochs=1, batch_size=rows, progress=False, shuffle=False)
+
+    with pytest.raises(OutOfMemory, match=r"out of memory: \d+ bytes were asked for, and 40000 are free; batch_size="):
+        fit(len(x))
+    with pytest.raises(OutOfMemory) as caught:
+        fit(len(x))
+    same(before, model.state_dict())
+    fits = caught.value.batch
+    assert 2 < fits < len(x)
+    with pytest.raises(OutOfMemory):
+        fit(fits + 1)
+    same(before, model.state_dict())
+    fit(fits)
+
+
+def test_launches_are_within_the_device(models, given):
+    """No launch is empty, none has more blocks than the plan allows, and only one that meets is cooperative."""
+    model, driver = models[0], models[0]._backend._driver
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    model(given[0])
+    assert driver.launches
+    for launch in driver.launches:
+        assert 1 <= launch.blocks <= max(4, 8 * driver.multiprocessors), launch.entry

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fusedmlp.backends.errors import NonFinite
-from fusedmlp.backends.executor import Data
+from fusedmlp.backends.feed import Data
 from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels import activations, losses, optimizers
 from fusedmlp.kernels.program import Network

@@ -131,7 +131,7 @@ def requested_by_a_word(workers):
 
         def worker(c):
             if c.number == workers - 1 and next(counter) == at:
-                turns.request_stop(c, ASKED)
+                turns.request_stop(c, ASKED, 0)
             return turns.worker(c)
 
         return turns.TurnsBackend(schedule, worker=worker)

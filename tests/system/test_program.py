@@ -10,11 +10,14 @@ import runs
 import turns
 from fusedmlp.backends.backend import LINE
 from fusedmlp.backends.errors import NonFinite
-from fusedmlp.backends.executor import Data
+from fusedmlp.backends.feed import Data
+from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels import activations, interpreter, losses, optimizers, program
 from fusedmlp.kernels.program import BARRIER, COLUMNS, MEET_OR_LEAVE, OP, Geometry
 
 PARTITIONS = [*product(("out", "in", "rows"), repeat=3)]
+TILED = [("tiles",) * 3, ("out", "in", "tiles"), ("in", "tiles", "out"), ("tiles", "rows", "tiles")]
+PARTITIONS += TILED
 # Layers that exchange, hidden rules of both scopes, fused and unfused pairs of output and loss.
 NETWORKS = [
     ("tanh", "identity", "mse", False),
@@ -132,15 +135,18 @@ def test_single_kernels_on_any_schedule(name, rule):
             np.testing.assert_array_equal(other, one)
 
 
-@pytest.mark.parametrize("partition", [("out", "in", "out"), ("rows", "out", "in"), ("in", "in", "rows")], ids="-".join)
+@pytest.mark.parametrize(
+    "partition", [("out", "in", "out"), ("rows", "out", "in"), ("in", "in", "rows"), ("tiles",) * 3], ids="-".join
+)
 def test_every_barrier_is_needed(partition, monkeypatch):
     """Take away any one barrier, and some schedule gives another result: the tests above would find it missing,
     and none is there for nothing."""
+    workers = 2 if "tiles" in partition else 3  # with 3, some tiles of the layers are by chance the same workers'
     network, given = runs.network(), runs.data(rows=18)
-    options = {"network": network, "given": given, "partition": partition, "workers": 3, "loss": "mse"}
+    options = {"network": network, "given": given, "partition": partition, "workers": workers, "loss": "mse"}
     expected_losses, expected = trained_in(turns.forwards, **options)
     rows = np.flatnonzero(
-        compiled_program(runs.SIZES, partition, 3, batch=8, update=optimizers.MOMENTUM_UPDATE, slots=1).table[
+        compiled_program(runs.SIZES, partition, workers, batch=8, update=optimizers.MOMENTUM_UPDATE, slots=1).table[
             :, BARRIER
         ]
     )
@@ -167,6 +173,28 @@ def test_every_barrier_is_needed(partition, monkeypatch):
         )
 
 
+LIBRARIES = [("library",) * 3, ("library", "own", "library"), ("own", "library", "own")]
+
+
+@pytest.mark.parametrize("products", LIBRARIES, ids="-".join)
+@pytest.mark.parametrize("hidden, output, loss, labels", NETWORKS, ids=lambda given: str(given))
+def test_products_of_their_own(hidden, output, loss, labels, products, monkeypatch):
+    """Products as a library makes them, apart from what comes before and after, on any schedule: what the fused ones
+    give, but for roundings. A short batch is filled up with zeros."""
+    network, given = runs.network(hidden=hidden, output=output), runs.data(rows=18, labels=labels, weights=True)
+    options = {"network": network, "given": given, "partition": "tiles", "workers": 3, "loss": loss}
+    fused_losses, fused = trained_in(turns.forwards, **options)
+    monkeypatch.setattr(Plan, "libraries", lambda plan: tuple(product == "library" for product in products))
+    found_losses, found = trained_in(turns.forwards, **options)
+    np.testing.assert_allclose(found_losses, fused_losses, rtol=1e-5)
+    for name in fused:
+        np.testing.assert_allclose(found[name], fused[name], rtol=1e-4, atol=1e-5)
+    for schedule in turns.schedules():
+        other_losses, other = trained_in(schedule, **options)
+        np.testing.assert_array_equal(other_losses, found_losses)
+        runs.assert_same(other, found)
+
+
 def test_pairs_meet_once_a_layer():
     """An "out" layer hands its columns to the same worker's "in" layer: no barrier between them, forwards or
     backwards, nor before any update of a weight."""
@@ -174,7 +202,7 @@ def test_pairs_meet_once_a_layer():
     p = program
     assert barriers(made) == [
         *(p.GATHER, p.FORWARD, p.JOIN, p.FORWARD, p.JOIN),  # forwards: the batch, then once before and after a pair
-        *(p.BACKWARD, p.JOIN_BACKWARD, p.BACKWARD),
+        *(p.TOTAL, p.JOIN_BACKWARD, p.BACKWARD),
     ]
 
 
@@ -225,7 +253,8 @@ def test_no_row_depends_on_the_batch(partition):
         # The block of sample weights is one row as long as the batch: only its offset is ever read.
         one[one[:, OP] == program.GATHER, program.W_LENGTH] = two[two[:, OP] == program.GATHER, program.W_LENGTH] = 0
         one[one[:, OP] == program.LOSS, program.W_LENGTH] = two[two[:, OP] == program.LOSS, program.W_LENGTH] = 0
-        one[one[:, OP] == program.LOSS, program.S_LENGTH] = two[two[:, OP] == program.LOSS, program.S_LENGTH] = 0
+        for table in (one, two):  # and so is that of their losses
+            table[np.isin(table[:, OP], (program.LOSS, program.TOTAL)), program.S_LENGTH] = 0
         np.testing.assert_array_equal(one[:, others], two[:, others])
 
 

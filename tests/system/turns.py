@@ -83,7 +83,7 @@ def barrier(c):
     return True
 
 
-def request_stop(c, reason):
+def request_stop(c, reason, step):
     c.party.request = reason
 
 

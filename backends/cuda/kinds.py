@@ -1,0 +1,62 @@
+"""Which kernel of an entry: a kernel is compiled for a dtype, a size of tile, and the rules that its launch names.
+
+The host knows the rule of each launch, so its kernel holds no other: it is smaller, and compiles in a third of the
+time. Only the interpreter, whose table may name any rule, is bound for all of them.
+"""
+
+import inspect
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends import entries
+
+# Of the entries that choose among rules, by which family; the others choose among activations.
+FAMILIES = {"loss": "losses", "one.loss": "losses", "step": "updates", "one.step_alone": "updates"}
+FAMILIES |= {"one.update": "updates"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How a block works at a tile.
+
+    edge     rows and columns of a tile
+    threads  columns and rows of threads, each of which makes (edge / threads)² elements of a product
+    depth    how much of a product's inner dimension is staged in shared memory at once
+    """
+
+    edge: int
+    threads: tuple[int, int]
+    depth: int
+
+    @property
+    def lanes(self) -> int:
+        return self.threads[0] * self.threads[1]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kernel's dtype and tile; of each family of rules named here it knows these alone."""
+
+    dtype: np.dtype
+    shape: Shape
+    rules: tuple[tuple[str, tuple[int, ...]], ...] = ()
+
+    def __str__(self) -> str:
+        rules = [f"{family}_{'_'.join(map(str, kinds))}" for family, kinds in self.rules]
+        return ".".join([str(self.dtype), str(self.shape.edge), *rules])
+
+
+@cache
+def _places(name: str) -> tuple[int, ...]:
+    """Where an entry's arguments say which rule, counted without the context."""
+    parameters = list(inspect.signature(entries.body(name)).parameters)[1:]
+    return tuple(parameters.index(kind) for kind in ("kind", "identity_kind") if kind in parameters)
+
+
+def rules_among(name: str, arguments: tuple[Any, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """The rules that the arguments of a single kernel name."""
+    kinds = tuple(sorted({int(arguments[place]) for place in _places(name)}))
+    return ((FAMILIES.get(name, "activations"), kinds),) if kinds else ()

@@ -1,0 +1,158 @@
+"""A program run instruction by instruction: each is a kernel of its own, or a product of cuBLASLt, and the steps of a
+training are captured as graphs.
+
+What differs from step to step lies in the device's memory: a clock of two words says which step it is, and the scalars
+of all steps of a call are there. So one graph serves every call over the same arrays, and the host only replays it.
+"""
+
+import weakref
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends import entries
+from fusedmlp.backends.arrays import Array
+from fusedmlp.backends.backend import LINE
+from fusedmlp.backends.call import Call
+from fusedmlp.backends.cuda.kinds import FAMILIES, Kind, Shape
+from fusedmlp.backends.cuda.products import Product
+from fusedmlp.kernels.program import (
+    B_AT,
+    B_LENGTH,
+    BACKWARD,
+    FORWARD,
+    GATHER,
+    INPUTS,
+    KIND,
+    LIBRARY,
+    OP,
+    OUTPUTS,
+    STEP,
+    TOTAL,
+    UPDATE,
+    W_AT,
+    W_LENGTH,
+    X_AT,
+    X_LENGTH,
+    Y_AT,
+    Y_LENGTH,
+    Program,
+)
+
+# A replay costs the host some 10 µs by published figures, so many steps share one; the rest of a call goes one by one.
+STEPS_OF_A_GRAPH = (32, 1)
+GRAPHS = 16  # that are kept of a program: more only where a caller brings new arrays each time
+
+MATRICES = (FORWARD, BACKWARD, UPDATE)
+BARE = (GATHER, TOTAL)  # that know no rule
+
+
+class Launches:
+    """Runs calls (backends/call.py) on a driver (backends/cuda/driver.py)."""
+
+    def __init__(self, driver: Any, shapes: dict[np.dtype, tuple[Shape, ...]]) -> None:
+        self._driver, self._shapes = driver, shapes
+        self._graphs: weakref.WeakKeyDictionary[Program, dict[Any, _Graph]] = weakref.WeakKeyDictionary()
+
+    def run(self, call: Call, sync: Array, clock: Array) -> None:
+        """Launches the steps of a call; the caller does not wait. `sync` has the words of the kernels' context,
+        cleared, and `clock` those of a clock, set to the call's first step."""
+        done = 0
+        if not call.repeated or call.program not in self._graphs:
+            # What is captured must have run before. And a call that is not repeated is not worth a graph.
+            done = 1 if call.repeated else call.steps
+            self._steps(call, sync, clock, done)
+            if call.repeated:
+                self._graphs[call.program] = {}
+        for steps in STEPS_OF_A_GRAPH:
+            while call.steps - done >= steps:
+                self._driver.replay(self._graph(call, sync, clock, steps))
+                done += steps
+
+    def _graph(self, call: Call, sync: Array, clock: Array, steps: int) -> Any:
+        graphs, arrays = self._graphs[call.program], (sync, clock, *call.arrays())
+        places = tuple((self._driver.memory.address(array), array.shape) for array in arrays)
+        key = (steps, call.plan, call.guarded, call.precision, places)
+        if key not in graphs:
+            if len(graphs) >= GRAPHS:
+                graphs.clear()
+            graphs[key] = _Graph(self._driver.capture(lambda: self._steps(call, sync, clock, steps)), arrays)
+        return graphs[key].captured
+
+    def _steps(self, call: Call, sync: Array, clock: Array, steps: int) -> None:
+        """So many steps of a call, from where its clock stands."""
+        for ahead in range(steps):
+            for number in range(len(call.program.table)):
+                self._instruction(call, sync, clock, number, ahead)
+        (shape, *_) = self._shapes[call.dtype]
+        self._driver.launch("advance", Kind(call.dtype, shape), 1, (sync, clock, steps))
+
+    def _instruction(self, call: Call, sync: Array, clock: Array, number: int, ahead: int) -> None:
+        i = call.program.table[number].tolist()
+        if i[OP] in MATRICES and i[LIBRARY]:
+            self._product(call, i)
+            return
+        entry = entries.instruction(i[OP])
+        rows, columns = self._extent(i, call.program.batch)
+        shape = self._shape(call, rows, columns) if i[OP] in MATRICES else self._shapes[call.dtype][0]
+        rules = () if i[OP] in BARE else ((FAMILIES.get(entry, "activations"), (i[KIND],)),)
+        blocks = -(-rows // shape.edge) * -(-columns // shape.edge)
+        self._driver.launch(
+            entry,
+            Kind(call.dtype, shape, rules),
+            max(1, min(blocks, call.plan.workers)),
+            (sync, clock, *call.arrays(), call.program.batch, number, ahead, call.guarded),
+        )
+
+    def _extent(self, i: list[int], batch: int) -> tuple[int, int]:
+        """Rows and columns of what an instruction makes, a tile of which is a block's."""
+        if i[OP] == TOTAL:
+            return 1, 1
+        if i[OP] == UPDATE:
+            return i[OUTPUTS], max(1, i[INPUTS])
+        if i[OP] == STEP:
+            return i[OUTPUTS], i[INPUTS]
+        return batch, i[INPUTS] if i[OP] == BACKWARD else i[OUTPUTS]
+
+    def _shape(self, call: Call, rows: int, columns: int) -> Shape:
+        """The largest tile of which there are enough to keep every multiprocessor at work, or the smallest."""
+        *larger, smallest = sorted(self._shapes[call.dtype], key=lambda shape: -shape.edge)
+        for shape in larger:
+            if -(-rows // shape.edge) * -(-columns // shape.edge) >= self._driver.multiprocessors:
+                return shape
+        return smallest
+
+    def _product(self, call: Call, i: list[int]) -> None:
+        """The bare product of an instruction, over all rows that a batch may have."""
+        batch, inputs, outputs = call.program.batch, i[INPUTS], i[OUTPUTS]
+        x, w, y = (i[X_AT], i[X_LENGTH]), (i[W_AT], i[W_LENGTH]), (i[Y_AT], i[Y_LENGTH])
+        if i[OP] == FORWARD:
+            (m, n, k), a, b, out = (batch, outputs, inputs), x, w, y
+        elif i[OP] == BACKWARD:
+            (m, n, k), a, b, out = (batch, inputs, outputs), x, w, y
+        else:
+            (m, n, k), a, b, out = (outputs, inputs, batch), y, x, w
+        product = Product(
+            m=m,
+            n=n,
+            k=k,
+            lda=a[1],
+            ldb=b[1],
+            ldout=out[1],
+            bias=i[B_LENGTH] > 0,
+            transpose_a=i[OP] == UPDATE,
+            transpose_b=i[OP] == FORWARD,
+            dtype=str(call.dtype),
+            precision="" if call.precision == "float32" else call.precision,
+            alignment=LINE,
+        )
+        start, itemsize = self._driver.memory.address(call.buffer), call.dtype.itemsize
+        places = [start + place * itemsize for place in (a[0], b[0], out[0])]
+        self._driver.product(product, *places, start + i[B_AT] * itemsize if i[B_LENGTH] else 0)
+
+
+class _Graph:
+    """A graph, and the arrays that it reads and writes, which must live as long."""
+
+    def __init__(self, captured: Any, arrays: tuple[Array, ...]) -> None:
+        self.captured, self.arrays = captured, arrays

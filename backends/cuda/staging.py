@@ -1,0 +1,60 @@
+"""Data that have no room on the device: while one block of steps is worked on, the rows of the next one are gathered in
+pinned memory and copied."""
+
+from typing import Any
+
+import numpy as np
+
+from fusedmlp.backends.arrays import Array
+from fusedmlp.backends.feed import Data, Feed
+
+BLOCK = 64 << 20  # bytes: of each of two blocks, on the host and on the device
+
+
+class Staged(Feed):
+    """A feed of data in the processor's memory. On the device a block of steps lies as it is read, row after row."""
+
+    def __init__(self, driver: Any, data: Data, order: np.ndarray, batch: int, block: int = BLOCK) -> None:
+        self.data, self._host_order, self._batch = data, order, batch
+        row = sum(part[:1].nbytes for part in data.parts())
+        self.longest = max(1, block // (row * batch))
+        self._copier = driver.copier()
+        rows = min(len(order), self.longest * batch)
+        self.order = driver.memory.to_device(np.arange(rows, dtype=np.int64))
+        self._slots = [_Slot(driver.memory, data, rows) for _ in range(2)]
+        self._entered, self._left = -1, self._copier.mark()
+
+    def steps(self, first: int, last: int) -> tuple[Data, Array, int]:
+        number = first // self.longest
+        self._bring(number)
+        self._copier.join()
+        if number != self._entered:  # all work on the block before was launched by now
+            self._entered, self._left = number, self._copier.mark()
+        slot = self._slots[number % 2]
+        return slot.here, self.order[: slot.rows], first - number * self.longest
+
+    def ahead(self, first: int) -> None:
+        """The next block takes the place of the one before that which is being worked on."""
+        number = (first - 1) // self.longest + 1
+        if number * self.longest * self._batch < len(self._host_order):
+            self._bring(number)
+
+    def _bring(self, number: int) -> None:
+        slot = self._slots[number % 2]
+        if slot.number == number:
+            return
+        rows = self._host_order[number * self.longest * self._batch : (number + 1) * self.longest * self._batch]
+        self._copier.wait()
+        for part, pinned, here in zip(self.data.parts(), slot.pinned, slot.here.parts(), strict=True):
+            np.take(part, rows, axis=0, out=pinned[: len(rows)], mode="clip")  # mode: "raise" would copy once more
+            self._copier.copy(here[: len(rows)], pinned[: len(rows)], after=self._left)
+        slot.number, slot.rows = number, len(rows)
+
+
+class _Slot:
+    """Room for a block of steps: `pinned` on the host, `here` on the device; and which block it holds."""
+
+    def __init__(self, memory: Any, data: Data, rows: int) -> None:
+        self.pinned = [memory.pinned((rows, *part.shape[1:]), part.dtype) for part in data.parts()]
+        self.here = data.each(lambda part: memory.empty((rows, *part.shape[1:]), part.dtype))
+        self.number, self.rows = -1, 0
