@@ -10,7 +10,7 @@ from fusedmlp.benchmarks.explore.notebook import Notebook
 
 THREADS, BLOCKS = 256, 8  # blocks a multiprocessor
 POINTS = 1 << 22
-ROUNDS = 256
+ROUNDS = 1024
 STEP = np.float32(1e-3)
 CHECKED_ROUNDS = 4
 # By name: the function in float64, and the range in which its result is a normal number that still changes.

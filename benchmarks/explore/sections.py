@@ -28,8 +28,8 @@ SECTIONS = {
     "products": Section("products", 60),
     "mathematics": Section("mathematics", 45),
     "pytorch": Section("train_pytorch", 100),
-    "jax": Section("train_jax", 90, environment=JAX),
-    "compiled": Section("train_pytorch", 90, "explore_compiled"),
+    "jax": Section("train_jax", 110, environment=JAX),
+    "compiled": Section("train_pytorch", 80, "explore_compiled"),
     "jax-buffers": Section("train_jax", 60, "explore_buffers", BUFFERS),
 }
 

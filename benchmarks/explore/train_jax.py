@@ -22,8 +22,16 @@ PRECISIONS: dict[str, tuple[str, Any]] = {
 
 
 def explore(
-    notes: Notebook, tasks: tuple[Task, ...] = TASKS, unrolls: tuple[int, ...] = UNROLLS, label: str = ""
+    notes: Notebook,
+    tasks: tuple[Task, ...] = TASKS,
+    platform: str = "gpu",
+    unrolls: tuple[int, ...] = UNROLLS,
+    label: str = "",
 ) -> None:
+    notes.found("devices", ", ".join(map(str, jax.devices())))
+    if jax.default_backend() != platform:  # it falls back to the processor without an error
+        raise RuntimeError(f"JAX runs on {jax.default_backend()}, not on {platform}")
+
     def scan(task: Task, unroll: int, mode: str) -> None:
         precision, dtype = PRECISIONS[task.precision]
         jax.config.update("jax_default_matmul_precision", precision)
@@ -32,13 +40,12 @@ def explore(
         note = f"host's clock over {EPOCHS * task.case.steps} steps"
         trainings.measure(notes, task, mode, training, losses, HostClock(), EPOCHS, note)
 
-    notes.found("devices", ", ".join(map(str, jax.devices())))
     for unroll in unrolls:
         mode = f"scan, unroll {unroll}{label}"
         for task in tasks:
             notes.attempt(f"{task}: {mode}", scan, task, unroll, mode)
 
 
-def explore_buffers(notes: Notebook, tasks: tuple[Task, ...] = TASKS) -> None:
+def explore_buffers(notes: Notebook, tasks: tuple[Task, ...] = TASKS, platform: str = "gpu") -> None:
     """The same with XLA's command buffers around whole loops, as XLA_FLAGS asks for in this process."""
-    explore(notes, tasks, (1,), ", loop in a command buffer")
+    explore(notes, tasks, platform, (1,), ", loop in a command buffer")

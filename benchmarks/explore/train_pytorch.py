@@ -93,6 +93,8 @@ class Graphed(PyTorch):
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         before = [p.detach().clone() for p in parameters]
         stream = torch.cuda.Stream() if device == "cuda" else None
+        if stream:
+            stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for x, y in self._endless(WARM_STEPS):
                 self._step(x, y)

@@ -52,13 +52,17 @@ class PyTorch:
         measure = torch.nn.functional.mse_loss if case.loss == "mse" else torch.nn.functional.cross_entropy
 
         def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-            # A weight is used once a step: nothing is gained by keeping what it was cast to, and graphs forbid it.
-            with torch.autocast(device, autocast, enabled=autocast is not None, cache_enabled=False):
-                return measure(model(x), y)
+            return measure(model(x), y)
 
+        def narrow_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            # A weight is used once a step: nothing is gained by keeping what it was cast to, and graphs forbid it.
+            with torch.autocast(device, autocast, cache_enabled=False):
+                return loss(x, y)
+
+        forward = narrow_loss if autocast else loss
         if mode in COMPILED:
             torch.compiler.reset()  # what it compiled for the case before
-        self.loss = torch.compile(loss, dynamic=False, mode=COMPILED[mode]) if mode in COMPILED else loss
+        self.loss = torch.compile(forward, dynamic=False, mode=COMPILED[mode]) if mode in COMPILED else forward
         self.batches: Iterable = list(zip(self.x.split(case.batch), self.y.split(case.batch), strict=True))
         if mode == "loader":
             data = torch.utils.data.TensorDataset(self.x, self.y)

@@ -438,8 +438,14 @@ notes = Notebook("test", Path({str(tmp_path)!r}) / "rows.jsonl", time.monotonic(
 tiny = Case("tiny", {TINY.sizes}, {TINY.batch}, "cross_entropy", steps={TINY.steps})
 tasks = tuple(trainings.Task(tiny, p, column) for p in ("float32", "bf16") for column in COLUMNS.values())
 train_pytorch.explore(notes, tasks, "cpu", capture=lambda work, pool: work)
-train_jax.explore(notes, tasks)
-train_jax.explore_buffers(notes, tasks[:1])
+train_jax.explore(notes, tasks, "cpu")
+train_jax.explore_buffers(notes, tasks[:1], "cpu")
+try:
+    train_jax.explore(notes, tasks)
+except RuntimeError as error:
+    assert "JAX runs on cpu, not on gpu" in str(error)
+else:
+    raise AssertionError("the processor was taken for a GPU")
 """
     environment = script.device.environment(1) | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
