@@ -44,21 +44,24 @@ def line_of(row: Row) -> str:
 
 
 def table(rows: list[Row]) -> str:
-    """The medians, a line for each subject and unit; below it what was found in words, was wrong, or failed."""
-    lines: dict[tuple[str, str, str], list[str]] = {}
+    """The medians, a line for each subject and unit; below it what was found in words, was wrong, failed or skipped, a
+    line for each cause."""
+    figures: dict[tuple[str, str, str], list[str]] = {}
+    words: dict[tuple[str, str, str], list[str]] = {}
     for row in rows:
         if row.spread:
             subject, _, variant = row.name.partition(": ")
             mark = "" if row.status == "measured" else " (wrong)"
             figure = f"{variant} {significant(row.spread.p50)}{mark}".strip()
-            lines.setdefault((row.section, subject, row.unit), []).append(figure)
-    figures = [f"{section}: {subject}, {unit}: {', '.join(all_)}" for (section, subject, unit), all_ in lines.items()]
-    words = [
-        f"{row.section}: {row.name}: {'' if row.status == 'found' else row.status + ': '}{row.note}"
-        for row in rows
-        if row.status != "measured"
-    ]
-    return "\n".join([*figures, "", *words])
+            figures.setdefault((row.section, subject, row.unit), []).append(figure)
+        if row.status != "measured":
+            words.setdefault((row.section, row.status, row.note), []).append(row.name)
+    lines = [f"{section}: {subject}, {unit}: {', '.join(parts)}" for (section, subject, unit), parts in figures.items()]
+    lines.append("")
+    for (section, status, note), names in words.items():
+        name = names[0] if len(names) == 1 else f"{len(names)} rows, first {names[0]}"
+        lines.append(f"{section}: {name}: {note if status == 'found' else f'{status}: {note}'}")
+    return "\n".join(lines)
 
 
 class Notebook:

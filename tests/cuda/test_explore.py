@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -467,10 +468,10 @@ FABRICATED = [
 
 
 def test_table():
-    text = table(FABRICATED)
+    text = table([*FABRICATED, replace(FABRICATED[-1], name="another")])
     assert "barriers: grid barrier, µs: 2 blocks 2, 1 block 2 (wrong)" in text
     assert "barriers: grid barrier: 1 block: wrong: 1 of 2 exchanges saw an old value" in text
-    assert "jax: the section: failed: RuntimeError: none" in text
+    assert "jax: 2 rows, first the section: failed: RuntimeError: none" in text
 
 
 def test_document(tmp_path, monkeypatch, capsys):
