@@ -417,12 +417,12 @@ def test_compiling_is_bounded(notes, short_turns, monkeypatch):
         return function
 
     monkeypatch.setattr(torch, "compile", slowly)
-    monkeypatch.setattr(train_pytorch, "COMPILE_SECONDS", 1.0)
+    monkeypatch.setattr(train_pytorch, "COMPILE_SECONDS", 4.0)
     train_pytorch.PyTorch(TINY, COLUMNS["sgd"], "reduce-overhead").run(1)  # PyTorch imports more for it, for seconds
     train_pytorch.explore_compiled(notes, tasks("float32")[:1], "cpu")
     made = {row.name.partition("compile, ")[2]: row for row in rows(notes)}
     assert made["reduce-overhead"].status == "measured" and "first epoch after" in made["reduce-overhead"].note
-    assert made["max-autotune"].status == "skipped" and "more than 1 s" in made["max-autotune"].note
+    assert made["max-autotune"].status == "skipped" and "more than 4 s" in made["max-autotune"].note
 
 
 def test_jax_on_the_processor(tmp_path):
