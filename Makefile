@@ -3,11 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench gpu-explore clean
 .NOTPARALLEL:  # one environment serves all of them
 
 help:
-	@echo "make demo | test | lint | format | bench | clean"
+	@echo "make demo | test | lint | format | bench | gpu-explore | clean"
 
 demo: .venv/with-sklearn
 	$(BIN)/fusedmlp demo
@@ -31,6 +31,10 @@ format: .venv/with-test
 
 bench: .venv/with-bench
 	$(BIN)/python -m fusedmlp.benchmarks
+
+# On a machine with a GPU, in the environment that is there: its CUDA packages are that machine's.
+gpu-explore:
+	PYTHONPATH=. $(PYTHON) -m fusedmlp.benchmarks.explore
 
 clean:
 	rm -rf .venv build dist *.egg-info .benchmarks .mypy_cache .pytest_cache .ruff_cache

@@ -181,9 +181,9 @@ def test_names_exist(name):
 
 
 def test_make_targets():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for name, text in DOCUMENTS.items():
-        assert set(re.findall(r"^make ([a-z]+)|`make ([a-z]+)", text, re.MULTILINE)) <= {
+        assert set(re.findall(r"^make ([a-z-]+)|`make ([a-z-]+)", text, re.MULTILINE)) <= {
             pair for target in targets for pair in ((target, ""), ("", target))
         }, name
     commands = [content for language, _, content in blocks(DOCUMENTS["README.md"]) if language == "sh"]

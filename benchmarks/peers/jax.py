@@ -25,14 +25,18 @@ def prepare(case: Case, column: Column, mode: str, threads: int) -> "Jax":
     return Jax(case, column, mode)
 
 
-def loss_function(case: Case) -> Callable[..., jax.Array]:
-    """(layers, x, y) -> the batch's mean loss."""
+def loss_function(case: Case, dtype: Any = jnp.float32) -> Callable[..., jax.Array]:
+    """(layers, x, y) -> the batch's mean loss. The layers compute in `dtype`, the loss in float32."""
+
+    def dense(x: jax.Array, layer: Tree) -> jax.Array:
+        weight, bias = layer
+        return x @ weight.astype(dtype) + bias.astype(dtype)
 
     def loss(layers: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
-        for weight, bias in layers[:-1]:
-            x = jax.nn.relu(x @ weight + bias)
-        weight, bias = layers[-1]
-        output = x @ weight + bias
+        x = x.astype(dtype)
+        for layer in layers[:-1]:
+            x = jax.nn.relu(dense(x, layer))
+        output = dense(x, layers[-1]).astype(jnp.float32)
         if case.loss == "mse":
             return jnp.mean((output - y) ** 2)
         chosen = jax.nn.one_hot(y, case.sizes[-1], dtype=output.dtype)
@@ -41,9 +45,9 @@ def loss_function(case: Case) -> Callable[..., jax.Array]:
     return loss
 
 
-def step_function(case: Case, column: Column) -> Callable[[Tree, Tree], Tree]:
+def step_function(case: Case, column: Column, dtype: Any = jnp.float32) -> Callable[[Tree, Tree], Tree]:
     """(state, (x, y)) -> (state, loss), with state = (layers, velocity) or (layers, mean, square, step)."""
-    value_and_gradient = jax.value_and_grad(loss_function(case))
+    value_and_gradient = jax.value_and_grad(loss_function(case, dtype))
     over = jax.tree.map
 
     def sgd(state: Tree, batch: Tree) -> Tree:
@@ -70,7 +74,9 @@ def step_function(case: Case, column: Column) -> Callable[[Tree, Tree], Tree]:
 
 
 class Jax:
-    def __init__(self, case: Case, column: Column, mode: str):
+    """The layers compute in `dtype`, from float32 weights; a scan's body holds `unroll` steps."""
+
+    def __init__(self, case: Case, column: Column, mode: str, dtype: Any = jnp.float32, unroll: int = 1):
         self.case = case
         self.mode = mode
         x, y = random_data(case)
@@ -84,9 +90,9 @@ class Jax:
         slots = [jax.tree.map(jnp.zeros_like, layers) for _ in range(column.slots)]
         counter = [jnp.zeros((), jnp.float32)] if column.name == "adam" else []
         self.state: Tree = (layers, *slots, *counter)
-        step = step_function(case, column)
+        step = step_function(case, column, dtype)
         self.step = jax.jit(step, donate_argnums=0)
-        self.epoch = jax.jit(lambda state, data: jax.lax.scan(step, state, data), donate_argnums=0)
+        self.epoch = jax.jit(lambda state, data: jax.lax.scan(step, state, data, unroll=unroll), donate_argnums=0)
         self.batches = [(self.x[k], self.y[k]) for k in range(case.steps)] if mode == "step" else []
 
     def first_losses(self, count: int) -> list[float]:

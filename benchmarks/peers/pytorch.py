@@ -5,6 +5,8 @@ foreach   eager, the optimizer over lists of tensors
 fused     eager, the optimizer's fused kernel
 compile   forward and loss (with their gradients) under torch.compile, the optimizer fused
 loader    eager, the batches from a DataLoader
+
+On a GPU also torch.compile's modes that capture CUDA graphs, by their names.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +17,9 @@ import torch
 
 from fusedmlp.benchmarks.cases import Case, Column, initial_weights, random_data
 
-OPTIONS = {"foreach": {"foreach": True}, "fused": {"fused": True}, "compile": {"fused": True}}
+GRAPHED = ("reduce-overhead", "max-autotune")
+COMPILED = {"compile": "default", **{mode: mode for mode in GRAPHED}}
+OPTIONS = {"foreach": {"foreach": True}} | {mode: {"fused": True} for mode in ("fused", *COMPILED)}
 
 
 def prepare(case: Case, column: Column, mode: str, threads: int) -> "PyTorch":
@@ -26,16 +30,19 @@ def prepare(case: Case, column: Column, mode: str, threads: int) -> "PyTorch":
 
 
 class PyTorch:
-    def __init__(self, case: Case, column: Column, mode: str):
+    """Data and weights lie on `device`. With `autocast`, forward and backward multiply in that type."""
+
+    def __init__(self, case: Case, column: Column, mode: str, device: str = "cpu", autocast: torch.dtype | None = None):
         self.case = case
         self.mode = mode
-        self.x, self.y = (torch.from_numpy(array) for array in random_data(case))
+        self.x, self.y = (torch.from_numpy(array).to(device) for array in random_data(case))
         layers: list[torch.nn.Module] = []
         for inputs, outputs in case.layers:
             layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
         model = torch.nn.Sequential(*layers[:-1])
         model.load_state_dict({key: torch.from_numpy(array) for key, array in initial_weights(case).items()})
-        options: dict[str, Any] = OPTIONS.get(mode, {})
+        model.to(device)
+        options = self.options(mode, column, device)
         if column.name == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
                 model.parameters(), column.lr, momentum=column.momentum, **options
@@ -47,13 +54,23 @@ class PyTorch:
         def loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
             return measure(model(x), y)
 
-        if mode == "compile":
+        def narrow_loss(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+            # A weight is used once a step: nothing is gained by keeping what it was cast to, and graphs forbid it.
+            with torch.autocast(device, autocast, cache_enabled=False):
+                return loss(x, y)
+
+        forward = narrow_loss if autocast else loss
+        if mode in COMPILED:
             torch.compiler.reset()  # what it compiled for the case before
-        self.loss = torch.compile(loss, dynamic=False) if mode == "compile" else loss
+        self.loss = torch.compile(forward, dynamic=False, mode=COMPILED[mode]) if mode in COMPILED else forward
         self.batches: Iterable = list(zip(self.x.split(case.batch), self.y.split(case.batch), strict=True))
         if mode == "loader":
             data = torch.utils.data.TensorDataset(self.x, self.y)
             self.batches = torch.utils.data.DataLoader(data, case.batch, shuffle=False)
+
+    def options(self, mode: str, column: Column, device: str) -> dict[str, Any]:
+        """The optimizer's, beside its hyper-parameters."""
+        return OPTIONS.get(mode, {})
 
     def first_losses(self, count: int) -> list[float]:
         return [self._step(x, y).item() for x, y in self._endless(count)]
@@ -71,6 +88,8 @@ class PyTorch:
         return islice((pair for _ in range(epochs) for pair in self.batches), count)
 
     def _step(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        if self.mode in GRAPHED:
+            torch.compiler.cudagraph_mark_step_begin()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self.loss(x, y)
         loss.backward()
