@@ -156,14 +156,8 @@ class Backend:
         keep = return_saved and rule.saves == "preactivation"
         saved = self.memory.empty(shape, x.dtype) if keep else y
         if y.size:
-            self.launch(
-                "forward",
-                x.dtype,
-                self.workers_for(2.0 * y.size * x_rows.shape[1]),
-                *(x_rows, weight, self._none(x.dtype) if bias is None else bias, y, saved, keep),
-                *(kind("activations", rule), rule.scope == "row", IDENTITY, _values(rule, x.dtype)),
-                LINE // x.itemsize,
-            )
+            bias = self._none(x.dtype) if bias is None else bias
+            self._forward(x_rows, weight, bias, y, saved, keep, rule, precision)
         give = arrays.giver(given)
         returned = give(y.reshape(result)) if out is None else out
         if not return_saved:
@@ -208,13 +202,8 @@ class Backend:
         if shape[0] and shape[1]:
             count = min(shape[0], max(1, self.panel // (shape[1] * x.itemsize)))
             panel = self._scratch("panel", x.dtype, count * shape[1]).reshape(count, shape[1])
-            self.launch(
-                "backward",
-                x.dtype,
-                self.workers_for(2.0 * dy.size * inputs * (2 if need_dx else 1)),
-                *(dy.reshape(shape), x_rows, weight, saved.reshape(shape), panel, dx, dweight, dbias),
-                *(kind("activations", rule), IDENTITY, _values(rule, x.dtype), LINE // x.itemsize),
-            )
+            given_rows = dy.reshape(shape), x_rows, weight, saved.reshape(shape)
+            self._backward(*given_rows, panel, dx, dweight, dbias, rule, precision)
         else:
             for gradient in (dx, dweight, dbias):
                 gradient[...] = 0
@@ -234,6 +223,49 @@ class Backend:
             return dx, dweight, None if bias is None else dbias
 
         return y, backprop
+
+    def _forward(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        y: Array,
+        saved: Array,
+        keep: bool,
+        rule: Activation,
+        precision: str,
+    ) -> None:
+        """y, and with `keep` saved, of arrays that fit each other; an empty bias is none."""
+        self.launch(
+            "forward",
+            x.dtype,
+            self.workers_for(2.0 * y.size * x.shape[1]),
+            *(x, weight, bias, y, saved, keep),
+            *(kind("activations", rule), rule.scope == "row", IDENTITY, values(rule, x.dtype)),
+            LINE // x.itemsize,
+        )
+
+    def _backward(
+        self,
+        dy: Array,
+        x: Array,
+        weight: Array,
+        saved: Array,
+        panel: Array,
+        dx: Array,
+        dweight: Array,
+        dbias: Array,
+        rule: Activation,
+        precision: str,
+    ) -> None:
+        """dweight, dbias, and unless it is empty dx, through as many rows of dz at a time as `panel` has."""
+        self.launch(
+            "backward",
+            x.dtype,
+            self.workers_for(2.0 * dy.size * x.shape[1] * (2 if dx.size else 1)),
+            *(dy, x, weight, saved, panel, dx, dweight, dbias),
+            *(kind("activations", rule), IDENTITY, values(rule, x.dtype), LINE // x.itemsize),
+        )
 
     def _layer(
         self, x_rows: Array, x_shape: tuple[int, ...], weight: Array, bias: Array | None
@@ -269,8 +301,8 @@ class Backend:
             self.launch(
                 "apply",
                 z.dtype,
-                self.workers_for(_ELEMENTWISE * y.size),
-                *(z_rows, y, kind("activations", rule), _values(rule, z.dtype)),
+                self.workers_for(ELEMENTWISE * y.size),
+                *(z_rows, y, kind("activations", rule), values(rule, z.dtype)),
             )
         return arrays.giver(given)(y.reshape(z.shape))
 
@@ -291,8 +323,8 @@ class Backend:
             self.launch(
                 "apply_backward",
                 dy.dtype,
-                self.workers_for(_ELEMENTWISE * dz.size),
-                *(dy_rows, saved.reshape(dz.shape), dz, kind("activations", rule), _values(rule, dy.dtype)),
+                self.workers_for(ELEMENTWISE * dz.size),
+                *(dy_rows, saved.reshape(dz.shape), dz, kind("activations", rule), values(rule, dy.dtype)),
             )
         return arrays.giver(given)(dz.reshape(dy.shape))
 
@@ -432,9 +464,9 @@ class Backend:
             self.launch(
                 "loss",
                 a.dtype,
-                self.workers_for(_ELEMENTWISE * a.size),
+                self.workers_for(ELEMENTWISE * a.size),
                 *(a, truth, labels, gradient, losses, total, weights, a.dtype.type(factor), by_mass),
-                *(kind("losses", rule), _values(rule, a.dtype)),
+                *(kind("losses", rule), values(rule, a.dtype)),
             )
         else:
             total[...] = np.nan if reduction == "mean" else 0.0
@@ -488,7 +520,7 @@ class Backend:
             self.launch(
                 "step",
                 w.dtype,
-                self.workers_for(_ELEMENTWISE * w.size),
+                self.workers_for(ELEMENTWISE * w.size),
                 *flat,
                 kind("updates", rule),
                 tuple(scalars),
@@ -523,11 +555,11 @@ class Backend:
         return Plan(self.workers_for(2.0 * rows * weights), ("rows",) * network.layers)
 
 
-_ELEMENTWISE = 20.0  # floating-point operations that one element of a loss, activation or update counts for
+ELEMENTWISE = 20.0  # floating-point operations that one element of a loss, activation or update counts for
 _INT64 = np.dtype(np.int64)
 
 
-def _values(rule: Activation | Loss, dtype: np.dtype) -> tuple[Any, ...]:
+def values(rule: Activation | Loss, dtype: np.dtype) -> tuple[Any, ...]:
     """A rule's parameters as scalars of the compute dtype."""
     values = [value for _, value in rule.parameters] + [0.0] * PARAMETERS
     return tuple(dtype.type(value) for value in values[:PARAMETERS])

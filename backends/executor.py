@@ -286,13 +286,19 @@ class Executor:
     def _fitting(self, free: int, batch: int, composed: Callable[[int], Program]) -> int:
         """The largest batch below `batch` whose buffer has room in `free` bytes; 0 if none has. `composed` gives the
         program of a batch, whose buffer grows by the row."""
-        room, least = free // self.dtype.itemsize, composed(1).layout.length
-        if least > room:
+        room = free // self.dtype.itemsize
+
+        def length(rows: int) -> int:
+            return composed(rows).layout.length
+
+        if length(1) > room:
             return 0
-        a_row = (composed(batch).layout.length - least) / max(1, batch - 1)
-        fitting = min(batch - 1, int((room - least) / max(a_row, 1)) + 1)
-        while composed(fitting).layout.length > room:  # blocks are padded
+        a_row = (length(batch) - length(1)) / max(1, batch - 1)
+        fitting = min(batch - 1, int((room - length(1)) / max(a_row, 1)) + 1)
+        while length(fitting) > room:  # padding makes the estimate miss by little, either way
             fitting -= 1
+        while length(fitting + 1) <= room:
+            fitting += 1
         return fitting
 
     def _carried(self) -> int:

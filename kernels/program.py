@@ -60,7 +60,7 @@ RESULT = 11  # the rows of Y, out to the caller's array
 # How an instruction is shared out: OUT: each worker has columns of Y (rows of W); IN: each has columns of X (and of
 # W), so that forward leaves partial sums of Y; ROWS: each has rows of the batch. A pair of OUT and IN keeps weights
 # and optimizer state with their worker, in its cache, for the whole training. TILES: tile after tile of Y (of W, where
-# that is written) goes to worker after worker, for as many workers as a GPU has.
+# that is written) goes to worker after worker, for workers by the hundred.
 OUT, IN, ROWS, TILES = 0, 1, 2, 3
 PARTITIONS = {"out": OUT, "in": IN, "rows": ROWS, "tiles": TILES}
 

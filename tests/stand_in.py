@@ -1,9 +1,9 @@
 """A stand-in for a CUDA device: NumPy's memory, Numba's CUDA simulator, and cuBLASLt on NumPy (tests/fake_cublaslt.py).
 
 It shows that the bodies are right as SIMT programs, with lanes that share tiles, sums and scratch, and that what lies
-above the driver's door is right: arrays of the host and of the device are not mixed, a copy is joined before it is read,
-and what is captured neither allocates, nor waits, nor runs for the first time. It needs NUMBA_ENABLE_CUDASIM=1 before
-Numba is first imported.
+above the driver's door is right: arrays of the host and of the device are not mixed, a copy is joined before it is
+read, and what is captured neither allocates, nor waits, nor runs for the first time. It needs NUMBA_ENABLE_CUDASIM=1
+before Numba is first imported.
 """
 
 from contextlib import contextmanager
@@ -31,7 +31,8 @@ from fusedmlp.backends.python.words import WORDS as PLAIN
 
 # Tiles of 4 x 4 and 6 x 6, so that small shapes span two of them, by 2 x 2 threads of 4 and 9 elements each. The depth
 # divides neither.
-SHAPES = tuple(Shape(edge, (2, 2), 3) for edge in (4, 6))
+TILES = tuple(Shape(edge, (2, 2), 3) for edge in (4, 6))
+SHAPES = {np.dtype(dtype): TILES for dtype in (np.float32, np.float64)}
 
 # What a lane does by itself is plain Python.
 ALONE = (
@@ -232,7 +233,7 @@ class StandIn:
 
 
 class SimulatedBackend(CudaBackend):
-    shapes = {np.dtype(dtype): SHAPES for dtype in (np.float32, np.float64)}
+    shapes = SHAPES
     panel = 8 << 10
 
     def __init__(self):

@@ -6,6 +6,7 @@ import pytest
 
 import fusedmlp as fm
 from fusedmlp.backends import Plan
+from fusedmlp.backends.cuda import backend as cuda_backend
 from fusedmlp.backends.cuda import launches, staging
 from fusedmlp.backends.errors import OutOfMemory
 from stand_in import get_simulator
@@ -161,13 +162,13 @@ def test_out_of_memory_says_what_would_fit(models, given):
     model = models[0]
     model.fit(*given, loss="cross_entropy", epochs=1, batch_size=2, progress=False)
     before = model.state_dict()
-    x, y = np.tile(given[0], (40, 1)), np.tile(given[1], 40)
-    model._backend.memory.free = 40_000
+    x, y = np.tile(given[0], (3, 1)), np.tile(given[1], 3)
+    model._backend.memory.free = 8_000
 
     def fit(rows):
         model.fit(x, y, loss="cross_entropy", epochs=1, batch_size=rows, progress=False, shuffle=False)
 
-    with pytest.raises(OutOfMemory, match=r"out of memory: \d+ bytes were asked for, and 40000 are free; batch_size="):
+    with pytest.raises(OutOfMemory, match=r"out of memory: \d+ bytes were asked for, and 8000 are free; batch_size="):
         fit(len(x))
     with pytest.raises(OutOfMemory) as caught:
         fit(len(x))
@@ -188,3 +189,36 @@ def test_launches_are_within_the_device(models, given):
     assert driver.launches
     for launch in driver.launches:
         assert 1 <= launch.blocks <= max(4, 8 * driver.multiprocessors), launch.entry
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("activation", ["identity", "tanh", "gelu", "softmax"])
+def test_dense_layers_by_library(device, monkeypatch, activation, precision):
+    """Products by cuBLASLt, their epilogues by us, dz in panels of three rows: what the fused kernels give, as near as
+    the precision allows."""
+    monkeypatch.setattr(cuda_backend, "PRODUCTS_OF_A_LIBRARY", 1)
+    monkeypatch.setattr(device, "panel", 3 * 6 * 4)
+    rng = np.random.default_rng(2)
+    x, weight, bias, dy = (rng.normal(size=size).astype(np.float32) for size in ((7, 5), (6, 5), 6, (7, 6)))
+    carry, bring = device.memory.to_device, device.memory.to_host
+    y, backprop = device.dense(*map(carry, (x, weight, bias)), activation, precision=precision)
+    expected_y, expected_backprop = fm.get_backend("python").dense(x, weight, bias, activation)
+    products = [launch for launch in device._driver.launches if launch.entry == "product"]
+    assert {launch.kind.precision for launch in products} == {precision}
+    rounding = {"float32": 2**-23, "tf32": 2**-10, "bf16": 2**-7}[precision]
+    for found, expected in zip((y, *backprop(carry(dy))), (expected_y, *expected_backprop(dy)), strict=True):
+        np.testing.assert_allclose(bring(found), expected, atol=30 * rounding)
+    assert len([launch for launch in device._driver.launches if launch.entry == "bias_gradient"]) == 3
+
+
+def test_precision_of_a_model(device, given):
+    """The products of a training are made in the precision that the model was given; its parameters stay float32."""
+    model = fm.MLP(SIZES, backend=device, plan=PLANS["library"], precision="tf32")
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    products = [launch for launch in device._driver.launches if launch.entry == "product"]
+    assert products and {launch.kind.precision for launch in products} == {"tf32"}
+    assert all(array.dtype == np.float32 for array in model.state_dict().values())
+    with pytest.raises(ValueError, match="precision: 'bf16' is for float32 arrays, got float64"):
+        fm.MLP(SIZES, backend=device, precision="bf16", dtype="float64")
+    with pytest.raises(ValueError, match="precision: expected None or 'float32' or 'tf32' or 'bf16' on cuda"):
+        fm.MLP(SIZES, backend=device, precision="fp8")
