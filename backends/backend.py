@@ -42,6 +42,7 @@ class Backend:
     name          by which `get_backend` finds it
     memory        where its arrays live
     call_seconds  about how long one call of a training or a prediction runs: what lies between calls waits for it
+    multiple_bytes  of a row, in which columns are shared out, so that no two workers write one line of cache
     panel         bytes of scratch in which dense_backward keeps rows of dz
     predict_rows  rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
     launches      the ways of a plan (backends/plan.py) in which it can run a call
@@ -50,6 +51,7 @@ class Backend:
 
     name = ""
     call_seconds = 0.2
+    multiple_bytes = LINE
     panel = 1 << 20
     predict_rows = 256
     launches: tuple[str, ...] = ("steps",)
@@ -424,7 +426,10 @@ class Backend:
             truth, labels = arrays.shaped("target", known, a.shape, "that of logits"), self._none(_INT64)
         else:
             truth = self.memory.empty((0, a.shape[1]), a.dtype)
-            labels = class_indices("target", known, a.shape[0], a.shape[1], self.memory)
+            check_labels("target", known, *a.shape)
+            if self.memory.checks:  # else the kernel gives NaN for an index that is no class
+                check_classes("target", known, a.shape[1])
+            labels = self.memory.settled(known.astype(np.int64, copy=False))
         return self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
 
     def _element_loss(
@@ -574,15 +579,6 @@ def _float_dtype(name: str, array: np.ndarray) -> np.dtype:
     if array.dtype not in arrays.FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; pass {name}.astype(np.float32)")
     return array.dtype
-
-
-def class_indices(name: str, indices: Array, rows: int, classes: int, memory: Memory) -> Array:
-    """Class indices (B,) as int64. Where reading them back is cheap, each is known to be within 0 .. classes - 1; else
-    the kernel gives NaN for one that is not."""
-    check_labels(name, indices, rows, classes)
-    if memory.checks:
-        check_classes(name, indices, classes)
-    return memory.settled(indices.astype(np.int64, copy=False))
 
 
 def check_labels(name: str, indices: Array, rows: int, classes: int) -> None:

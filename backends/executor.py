@@ -92,6 +92,10 @@ class Executor:
         """The data in the backend's memory, if they have room there; `train` takes either."""
         return self.backend.place(data)
 
+    def host_weights(self, data: Data) -> np.ndarray | None:
+        """The sample weights in the processor's memory."""
+        return None if data.weights is None else self._memory.to_host(data.weights)
+
     def predict(
         self, x: Array, batch_size: int | None = None, *, logits: bool = False, plan: Plan | None = None
     ) -> Array:
@@ -233,13 +237,13 @@ class Executor:
     ) -> tuple[Program, Array]:
         update = None if optimizer is None else optimizer.update_rule()
         slots = 0 if self._current is None else self._current.rule.slots
-        key = (network, plan, batch, loss, update, slots)
+        key, itemsize = (network, plan, batch, loss, update, slots), self.dtype.itemsize
         if key not in self._programs:
             if len(self._programs) >= PROGRAMS:
                 self._programs.clear()
             made = program(
                 network or self.network,
-                Geometry(LINE // self.dtype.itemsize, plan.workers),
+                Geometry(LINE // itemsize, plan.workers, self.backend.multiple_bytes // itemsize),
                 batch=batch,
                 partitions=plan.codes(),
                 libraries=plan.libraries(),

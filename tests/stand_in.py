@@ -37,12 +37,19 @@ SHAPES = {np.dtype(dtype): TILES for dtype in (np.float32, np.float64)}
 # What a lane does by itself is plain Python.
 ALONE = (
     *("const", "exp", "expm1", "log", "log1p", "tanh", "erf", "sqrt", "finite", "double"),
-    *("matrix", "vector", "block", "row", "home"),
+    *("matrix", "vector", "block", "row"),
 )
+
+
+def strided(a, at, rows, columns, length):
+    return np.lib.stride_tricks.as_strided(a[at:], (rows, columns), (length * a.itemsize, a.itemsize))
 
 
 class OnDevice(np.ndarray):
     """An array of the stand-in's memory."""
+
+    def __dlpack_device__(self):
+        return 2, 0  # kDLCUDA
 
 
 def on_device(array):
@@ -94,14 +101,16 @@ class StandInMemory(Memory):
         return place
 
     def to_device(self, array):
-        assert not isinstance(array, OnDevice)
+        if isinstance(array, OnDevice):
+            return array
         self.check_idle("copy from the host")
         if array.nbytes > self.free:
             raise OutOfMemory(array.nbytes, self.free)
         return on_device(np.array(array))
 
     def to_host(self, array):
-        assert isinstance(array, OnDevice)
+        if not isinstance(array, OnDevice):
+            return array
         self.check_idle("wait")
         return np.array(array)
 
@@ -161,6 +170,7 @@ class StandIn:
     """As backends/cuda/driver.py's Driver. `launches` records what was run, and `replays` how many graphs."""
 
     name, multiprocessors = "the simulator", 2
+    HOME = 400  # bytes, so that not all of a network's weights find room
 
     def __init__(self):
         assert config.ENABLE_CUDASIM, "set NUMBA_ENABLE_CUDASIM=1 before Numba is imported"
@@ -176,15 +186,23 @@ class StandIn:
         def shared(name, length, dtype):
             return lambda: arrays.setdefault(name, np.empty(length, dtype))  # one block runs at a time
 
-        device = Device(lambda word, thin: word, shared, {name: PLAIN[name] for name in ALONE})
-        words = words_for(kind.dtype.type, kind.shape, device)
-        folder = Path(fusedmlp.backends.cuda.__file__).parent
-        return entries.bound(Binder(words, lambda function, thin: function, folder, kind.rules), entry)
+        def dynamic(name, dtype):
+            return shared(name, self.home_bytes(entry, kind) // np.dtype(dtype).itemsize, dtype)
 
-    def most_blocks(self, entry, kind):
+        views = {name: PLAIN[name] for name in ALONE} | {"strided": strided}
+        words = words_for(kind, Device(lambda word, thin: word, shared, dynamic, views))
+        folder = Path(fusedmlp.backends.cuda.__file__).parent
+        binder = Binder(words, lambda function, thin: function, folder, kind.rules)
+        return words["begin"], entries.bound(binder, entry)
+
+    def home_bytes(self, entry, kind):
+        return self.HOME
+
+    def most_blocks(self, entry, kind, shared=0):
         return 1  # a barrier of several would be silently wrong in the simulator
 
-    def launch(self, entry, kind, blocks, arguments):
+    def launch(self, entry, kind, blocks, arguments, shared=0):
+        assert shared <= self.home_bytes(entry, kind)
         assert blocks >= 1 and (blocks == 1 or entry not in entries.MEETING), f"{entry} on {blocks} blocks"
         strangers = [a for a in arguments if isinstance(a, np.ndarray) and not isinstance(a, OnDevice)]
         assert not strangers, f"{entry} is given arrays of the host: {strangers}"
@@ -205,8 +223,8 @@ class StandIn:
             self._products(self._products.plan(launch.kind), a, b, out, 0, bias)
             return
         with np.errstate(all="ignore"):
-            body = self.kernel(launch.entry, launch.kind)
-            cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](body, launch.arguments)
+            begin, body = self.kernel(launch.entry, launch.kind)
+            cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
 
     @contextmanager
     def _capturing(self):

@@ -6,7 +6,7 @@ A training goes in one of two ways, as its plan says: one launch interprets the 
 """
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
 from math import gcd
 from typing import Any
 
@@ -25,7 +25,7 @@ from fusedmlp.backends.cuda.words import REQUEST, SYNC_LENGTH, UNFINISHED
 from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels.activations import Activation
-from fusedmlp.kernels.program import Network
+from fusedmlp.kernels.program import HOME, Network
 from fusedmlp.kernels.rules import kind
 
 _INT64 = np.dtype(np.int64)
@@ -37,16 +37,18 @@ SHAPES: dict[np.dtype, tuple[Shape, ...]] = {
     np.dtype(np.float64): tuple(Shape(edge, (16, 16), 16) for edge in (16, 32)),
 }
 
-# Up to here all steps are one launch: the parameters of a layer, and the optimizer's of Adam, fit the second-level
-# cache many times over, and a barrier is cheaper than a launch. An estimate, not yet measured on a device.
-PARAMETERS_OF_ONE_LAUNCH = 1 << 18
 # From so many multiplications on cuBLASLt makes a product: here every multiprocessor has some 30,000 of them, about
 # what a launch takes. An estimate, not yet measured on a device.
 PRODUCTS_OF_A_LIBRARY = 1 << 22
 
 
+# Bytes of a row in which columns are shared out among blocks: a sector of the second-level cache.
+SHARED_OUT = 32
+
+
 class CudaBackend(Backend):
     name = "cuda"
+    multiple_bytes = SHARED_OUT
     call_seconds = 0.05  # a device that also draws a screen stops kernels that run for long
     panel = 8 << 20
     predict_rows = 8192
@@ -70,11 +72,17 @@ class CudaBackend(Backend):
         return max(1, min(self._driver.multiprocessors, int(tiles)))
 
     def plan(self, network: Network, dtype: np.dtype, batch: int) -> Plan:
-        weights = [inputs * outputs for inputs, outputs in pairwise(network.sizes)]
-        if sum(weights) <= PARAMETERS_OF_ONE_LAUNCH:
-            most = self._driver.most_blocks("run", Kind(dtype, self.shapes[dtype][0]))
-            return Plan(max(1, min(most, self._driver.multiprocessors)), ("tiles",) * network.layers)
-        return self._by_instructions(network, batch)
+        """One launch for all steps where parameters and the state of Adam fit the shared memory of the blocks among
+        which the widest layer is shared out; else instruction by instruction."""
+        weights = sum(inputs * outputs for inputs, outputs in pairwise(network.sizes))
+        kind = self._interpreter(dtype)
+        room = self._driver.home_bytes("run", kind)
+        units = max(network.sizes[1:])
+        workers = min(self._driver.most_blocks("run", kind, room), max(1, units * dtype.itemsize // SHARED_OUT))
+        if 3 * weights * dtype.itemsize > workers * room:
+            return self._by_instructions(network, batch)
+        pairs = islice(cycle(("out", "in")), network.layers)
+        return Plan(workers, tuple(pairs))
 
     def prediction_plan(self, network: Network, dtype: np.dtype, rows: int) -> Plan:
         return self._by_instructions(network, min(rows, self.predict_rows))
@@ -196,12 +204,18 @@ class CudaBackend(Backend):
     def _start(self, call: Call) -> Array:
         sync = self._sync()
         if call.plan.launch == "steps":
-            kind = Kind(call.dtype, self.shapes[call.dtype][0])
-            self._driver.launch("run", kind, call.plan.workers, (sync, *call.arguments()))
+            kind = self._interpreter(call.dtype)
+            room = self._driver.home_bytes("run", kind) if call.program.table[:, HOME].any() else 0
+            sync = self.memory.renewed(sync, np.array([0, 0, room // call.dtype.itemsize]))
+            self._driver.launch("run", kind, call.plan.workers, (sync, *call.arguments()), room)
         else:
             clock = self.memory.renewed(self._scratch("clock", _INT64, 2), np.array([call.first, 0]))
             self._launches.run(call, sync, clock)
         return sync
+
+    def _interpreter(self, dtype: np.dtype) -> Kind:
+        """The kernel that runs whole steps. It meets any rule, and its weights may be at home."""
+        return Kind(dtype, self.shapes[dtype][0], home=True)
 
     def _sync(self) -> Array:
         sync = self._scratch("sync", _INT64, SYNC_LENGTH)

@@ -9,13 +9,13 @@ from fusedmlp.backends import Plan
 from fusedmlp.backends.cuda import backend as cuda_backend
 from fusedmlp.backends.cuda import launches, staging
 from fusedmlp.backends.errors import OutOfMemory
-from stand_in import get_simulator
+from stand_in import OnDevice, get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
 TILES = ("tiles", "tiles")
 
 PLANS = {
-    "steps": Plan(1, TILES),
+    "steps": Plan(1, ("out", "in")),
     "instructions": Plan(4, TILES, "instructions"),
     "library": Plan(4, TILES, "instructions", ("library", "library")),
     "mixed": Plan(4, TILES, "instructions", ("library", "own")),
@@ -222,3 +222,35 @@ def test_precision_of_a_model(device, given):
         fm.MLP(SIZES, backend=device, precision="bf16", dtype="float64")
     with pytest.raises(ValueError, match="precision: expected None or 'float32' or 'tf32' or 'bf16' on cuda"):
         fm.MLP(SIZES, backend=device, precision="fp8")
+
+
+def test_data_on_the_device(models, given):
+    """Data that lie there are taken as they are, and answers to them stay there."""
+    device = models[0]._backend
+    x, y = map(device.memory.to_device, given)
+    for model, data in zip(models, ((x, y), given), strict=True):
+        options = {"loss": "cross_entropy", "epochs": 1, "batch_size": 4, "sample_weight": np.arange(ROWS).tolist()}
+        model.fit(*data, **options, validation_data=data, progress=False)
+    same(*(model.state_dict() for model in models))
+    found = models[0](x)
+    assert isinstance(found, OnDevice)
+    np.testing.assert_allclose(device.memory.to_host(found), models[1](given[0]), rtol=2e-5)
+
+
+BAD_DATA = [
+    (lambda x, y: {"y": np.array(y)}, TypeError, "expected all arrays on one device, got x on cuda, y on cpu"),
+    (lambda x, y: {"y": y + 3}, ValueError, "y: expected class indices from 0 to 2 .*, got "),
+    (lambda x, y: {"x": x[:, 1:]}, ValueError, r"x: expected shape \(N, 5\).*, got \(11, 4\)"),
+]
+
+
+@pytest.mark.parametrize("change, error, words", BAD_DATA, ids=["devices", "classes", "shape"])
+def test_bad_data_on_the_device(device, given, change, error, words):
+    """Class indices on the device are checked once, before the first step; nothing is written."""
+    model = fm.MLP(SIZES, backend=device)
+    before = model.state_dict()
+    x, y = map(device.memory.to_device, given)
+    with pytest.raises(error, match=words):
+        model.fit(**{"x": x, "y": y} | change(x, y), loss="cross_entropy", epochs=1)
+    same(before, model.state_dict())
+    assert not device._driver.launches
