@@ -256,7 +256,7 @@ def test_set_num_threads(threads):
         fm.set_num_threads(number)
         assert threads.threads == number
         assert threads.workers_for(1e12) in (1, number)  # whether they pay, the measured scaling says
-        assert threads.plan(network, 512).workers in (1, number)
+        assert threads.plan(network, np.dtype(np.float32), 512).workers in (1, number)
         assert f"up to {number} thread" in threads.describe()
 
 
