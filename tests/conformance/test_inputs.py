@@ -35,7 +35,11 @@ LAYOUTS = {
     "unaligned": unaligned,
     "read_only": read_only,
 }
-LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
+LAYOUT = pytest.mark.parametrize(
+    "layout",
+    [name for name in LAYOUTS if name != "read_only"]
+    + [pytest.param("read_only", marks=pytest.mark.host("CuPy has no read-only arrays"))],
+)
 
 
 def each_array(arguments, change):
@@ -146,6 +150,18 @@ def test_out_may_neighbour_an_input(backend, dtype, rng):
     np.testing.assert_array_equal(x, before)
 
 
-def test_precision_float32_is_the_plain_product(backend, dtype, rng):
+def test_precision_float32_is_the_plain_product(backend, rng):
     arguments = oracle.arguments("dense_forward", rng, np.dtype("float32"))
     assert_same(backend.dense_forward(**arguments, precision="float32"), backend.dense_forward(**arguments))
+
+
+@pytest.mark.device("a processor has products of its arrays' own precision alone")
+@pytest.mark.parametrize("precision, bits", [("tf32", 11), ("bf16", 8)])
+def test_precision_of_a_device(backend, precision, bits, rng):
+    """Both factors rounded to so many bits, or to more, and their products summed in float32."""
+    x, weight = (rng.normal(size=size).astype(np.float32) for size in ((7, 13), (5, 13)))
+    got = backend.dense_forward(x, weight, precision=precision)
+    allowed = 2.1 * 2.0**-bits * (np.abs(x) @ np.abs(weight).T)
+    oracle.Expected(x.astype(np.float64) @ weight.T.astype(np.float64), allowed, x.dtype).check(got, "y")
+    with pytest.raises(ValueError, match=f"precision: '{precision}' is for float32 arrays, got float64"):
+        backend.dense_forward(x.astype(np.float64), weight.astype(np.float64), precision=precision)
