@@ -42,6 +42,7 @@ class Backend:
     name          by which `get_backend` finds it
     memory        where its arrays live
     call_seconds  about how long one call of a training or a prediction runs: what lies between calls waits for it
+    multiple_bytes  of a row, in which columns are shared out, so that no two workers write one line of cache
     panel         bytes of scratch in which dense_backward keeps rows of dz
     predict_rows  rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
     launches      the ways of a plan (backends/plan.py) in which it can run a call
@@ -50,6 +51,7 @@ class Backend:
 
     name = ""
     call_seconds = 0.2
+    multiple_bytes = LINE
     panel = 1 << 20
     predict_rows = 256
     launches: tuple[str, ...] = ("steps",)
@@ -156,14 +158,8 @@ class Backend:
         keep = return_saved and rule.saves == "preactivation"
         saved = self.memory.empty(shape, x.dtype) if keep else y
         if y.size:
-            self.launch(
-                "forward",
-                x.dtype,
-                self.workers_for(2.0 * y.size * x_rows.shape[1]),
-                *(x_rows, weight, self._none(x.dtype) if bias is None else bias, y, saved, keep),
-                *(kind("activations", rule), rule.scope == "row", IDENTITY, _values(rule, x.dtype)),
-                LINE // x.itemsize,
-            )
+            bias = self._none(x.dtype) if bias is None else bias
+            self._forward(x_rows, weight, bias, y, saved, keep, rule, precision)
         give = arrays.giver(given)
         returned = give(y.reshape(result)) if out is None else out
         if not return_saved:
@@ -208,13 +204,8 @@ class Backend:
         if shape[0] and shape[1]:
             count = min(shape[0], max(1, self.panel // (shape[1] * x.itemsize)))
             panel = self._scratch("panel", x.dtype, count * shape[1]).reshape(count, shape[1])
-            self.launch(
-                "backward",
-                x.dtype,
-                self.workers_for(2.0 * dy.size * inputs * (2 if need_dx else 1)),
-                *(dy.reshape(shape), x_rows, weight, saved.reshape(shape), panel, dx, dweight, dbias),
-                *(kind("activations", rule), IDENTITY, _values(rule, x.dtype), LINE // x.itemsize),
-            )
+            given_rows = dy.reshape(shape), x_rows, weight, saved.reshape(shape)
+            self._backward(*given_rows, panel, dx, dweight, dbias, rule, precision)
         else:
             for gradient in (dx, dweight, dbias):
                 gradient[...] = 0
@@ -234,6 +225,49 @@ class Backend:
             return dx, dweight, None if bias is None else dbias
 
         return y, backprop
+
+    def _forward(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        y: Array,
+        saved: Array,
+        keep: bool,
+        rule: Activation,
+        precision: str,
+    ) -> None:
+        """y, and with `keep` saved, of arrays that fit each other; an empty bias is none."""
+        self.launch(
+            "forward",
+            x.dtype,
+            self.workers_for(2.0 * y.size * x.shape[1]),
+            *(x, weight, bias, y, saved, keep),
+            *(kind("activations", rule), rule.scope == "row", IDENTITY, values(rule, x.dtype)),
+            LINE // x.itemsize,
+        )
+
+    def _backward(
+        self,
+        dy: Array,
+        x: Array,
+        weight: Array,
+        saved: Array,
+        panel: Array,
+        dx: Array,
+        dweight: Array,
+        dbias: Array,
+        rule: Activation,
+        precision: str,
+    ) -> None:
+        """dweight, dbias, and unless it is empty dx, through as many rows of dz at a time as `panel` has."""
+        self.launch(
+            "backward",
+            x.dtype,
+            self.workers_for(2.0 * dy.size * x.shape[1] * (2 if dx.size else 1)),
+            *(dy, x, weight, saved, panel, dx, dweight, dbias),
+            *(kind("activations", rule), IDENTITY, values(rule, x.dtype), LINE // x.itemsize),
+        )
 
     def _layer(
         self, x_rows: Array, x_shape: tuple[int, ...], weight: Array, bias: Array | None
@@ -269,8 +303,8 @@ class Backend:
             self.launch(
                 "apply",
                 z.dtype,
-                self.workers_for(_ELEMENTWISE * y.size),
-                *(z_rows, y, kind("activations", rule), _values(rule, z.dtype)),
+                self.workers_for(ELEMENTWISE * y.size),
+                *(z_rows, y, kind("activations", rule), values(rule, z.dtype)),
             )
         return arrays.giver(given)(y.reshape(z.shape))
 
@@ -291,8 +325,8 @@ class Backend:
             self.launch(
                 "apply_backward",
                 dy.dtype,
-                self.workers_for(_ELEMENTWISE * dz.size),
-                *(dy_rows, saved.reshape(dz.shape), dz, kind("activations", rule), _values(rule, dy.dtype)),
+                self.workers_for(ELEMENTWISE * dz.size),
+                *(dy_rows, saved.reshape(dz.shape), dz, kind("activations", rule), values(rule, dy.dtype)),
             )
         return arrays.giver(given)(dz.reshape(dy.shape))
 
@@ -392,7 +426,10 @@ class Backend:
             truth, labels = arrays.shaped("target", known, a.shape, "that of logits"), self._none(_INT64)
         else:
             truth = self.memory.empty((0, a.shape[1]), a.dtype)
-            labels = class_indices("target", known, a.shape[0], a.shape[1], self.memory)
+            check_labels("target", known, *a.shape)
+            if self.memory.checks:  # else the kernel gives NaN for an index that is no class
+                check_classes("target", known, a.shape[1])
+            labels = self.memory.settled(known.astype(np.int64, copy=False))
         return self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
 
     def _element_loss(
@@ -432,9 +469,9 @@ class Backend:
             self.launch(
                 "loss",
                 a.dtype,
-                self.workers_for(_ELEMENTWISE * a.size),
+                self.workers_for(ELEMENTWISE * a.size),
                 *(a, truth, labels, gradient, losses, total, weights, a.dtype.type(factor), by_mass),
-                *(kind("losses", rule), _values(rule, a.dtype)),
+                *(kind("losses", rule), values(rule, a.dtype)),
             )
         else:
             total[...] = np.nan if reduction == "mean" else 0.0
@@ -490,7 +527,7 @@ class Backend:
             self.launch(
                 "step",
                 w.dtype,
-                self.workers_for(_ELEMENTWISE * w.size),
+                self.workers_for(ELEMENTWISE * w.size),
                 *flat,
                 kind("updates", rule),
                 tuple(scalars),
@@ -525,11 +562,11 @@ class Backend:
         return Plan(self.workers_for(2.0 * rows * weights), ("rows",) * network.layers)
 
 
-_ELEMENTWISE = 20.0  # floating-point operations that one element of a loss, activation or update counts for
+ELEMENTWISE = 20.0  # floating-point operations that one element of a loss, activation or update counts for
 _INT64 = np.dtype(np.int64)
 
 
-def _values(rule: Activation | Loss, dtype: np.dtype) -> tuple[Any, ...]:
+def values(rule: Activation | Loss, dtype: np.dtype) -> tuple[Any, ...]:
     """A rule's parameters as scalars of the compute dtype."""
     values = [value for _, value in rule.parameters] + [0.0] * PARAMETERS
     return tuple(dtype.type(value) for value in values[:PARAMETERS])
@@ -544,15 +581,6 @@ def _float_dtype(name: str, array: np.ndarray) -> np.dtype:
     if array.dtype not in arrays.FLOATS:
         raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; pass {name}.astype(np.float32)")
     return array.dtype
-
-
-def class_indices(name: str, indices: Array, rows: int, classes: int, memory: Memory) -> Array:
-    """Class indices (B,) as int64. Where reading them back is cheap, each is known to be within 0 .. classes - 1; else
-    the kernel gives NaN for one that is not."""
-    check_labels(name, indices, rows, classes)
-    if memory.checks:
-        check_classes(name, indices, classes)
-    return memory.settled(indices.astype(np.int64, copy=False))
 
 
 def check_labels(name: str, indices: Array, rows: int, classes: int) -> None:

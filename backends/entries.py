@@ -10,7 +10,7 @@ from fusedmlp.kernels.activations import PARAMETERS
 from fusedmlp.kernels.optimizers import SCALARS
 
 _HOMES = {
-    single: ("forward", "backward", "apply", "apply_backward", "loss", "step"),
+    single: ("forward", "backward", "epilogue", "bias_gradient", "apply", "apply_backward", "loss", "step"),
     interpreter: ("run", "advance"),
     measure: ("multiply", "meet"),
 }
@@ -68,6 +68,8 @@ def signature(name: str, scalar: Any, types: Any, readonly: bool = True) -> tupl
             *(reads(2), reads(2), reads(2), reads(2), writes(2), writes(2), writes(2), writes(1)),
             *(number, number, parameters, number),
         ),
+        "epilogue": (reads(2), reads(1), writes(2), writes(2), flag, number, parameters),
+        "bias_gradient": (reads(2), writes(1), flag, number),
         "apply": (reads(2), writes(2), number, parameters),
         "apply_backward": (reads(2), reads(2), writes(2), number, parameters),
         "loss": (

@@ -92,6 +92,10 @@ class Executor:
         """The data in the backend's memory, if they have room there; `train` takes either."""
         return self.backend.place(data)
 
+    def host_weights(self, data: Data) -> np.ndarray | None:
+        """The sample weights in the processor's memory."""
+        return None if data.weights is None else self._memory.to_host(data.weights)
+
     def predict(
         self, x: Array, batch_size: int | None = None, *, logits: bool = False, plan: Plan | None = None
     ) -> Array:
@@ -233,13 +237,13 @@ class Executor:
     ) -> tuple[Program, Array]:
         update = None if optimizer is None else optimizer.update_rule()
         slots = 0 if self._current is None else self._current.rule.slots
-        key = (network, plan, batch, loss, update, slots)
+        key, itemsize = (network, plan, batch, loss, update, slots), self.dtype.itemsize
         if key not in self._programs:
             if len(self._programs) >= PROGRAMS:
                 self._programs.clear()
             made = program(
                 network or self.network,
-                Geometry(LINE // self.dtype.itemsize, plan.workers),
+                Geometry(LINE // itemsize, plan.workers, self.backend.multiple_bytes // itemsize),
                 batch=batch,
                 partitions=plan.codes(),
                 libraries=plan.libraries(),
@@ -286,13 +290,19 @@ class Executor:
     def _fitting(self, free: int, batch: int, composed: Callable[[int], Program]) -> int:
         """The largest batch below `batch` whose buffer has room in `free` bytes; 0 if none has. `composed` gives the
         program of a batch, whose buffer grows by the row."""
-        room, least = free // self.dtype.itemsize, composed(1).layout.length
-        if least > room:
+        room = free // self.dtype.itemsize
+
+        def length(rows: int) -> int:
+            return composed(rows).layout.length
+
+        if length(1) > room:
             return 0
-        a_row = (composed(batch).layout.length - least) / max(1, batch - 1)
-        fitting = min(batch - 1, int((room - least) / max(a_row, 1)) + 1)
-        while composed(fitting).layout.length > room:  # blocks are padded
+        a_row = (length(batch) - length(1)) / max(1, batch - 1)
+        fitting = min(batch - 1, int((room - length(1)) / max(a_row, 1)) + 1)
+        while length(fitting) > room:  # padding makes the estimate miss by little, either way
             fitting -= 1
+        while length(fitting + 1) <= room:
+            fitting += 1
         return fitting
 
     def _carried(self) -> int:

@@ -54,11 +54,17 @@ def activate_rows(c, z, bias, y, saved, keep, p):
     biased = bias.shape[0] > 0
     for i in range(z.shape[0]):
         if biased:
-            add_span(c, row(z, i), bias, row(y, i))
+            add_row(c, row(z, i), bias, row(y, i))
             sync_lanes(c)
             value(c, row(y, i), row(y, i))
         else:
             value(c, row(z, i), row(y, i))
+
+
+def add_row(c, a, b, y):
+    """y = a + b, shared out among all lanes: y may be a."""
+    for j in range(lane(c), y.shape[0], lanes(c)):
+        y[j] = a[j] + b[j]
 
 
 def add_span(c, a, b, y):

@@ -28,6 +28,7 @@ from fusedmlp.kernels.program import (
     BARRIER,
     FORWARD,
     GATHER,
+    HOME,
     IN,
     INPUTS,
     JOIN,
@@ -74,6 +75,8 @@ from fusedmlp.kernels.vocabulary import (
     lane_rows,
     lanes,
     matrix,
+    move_in,
+    move_out,
     request_stop,
     row,
     stopped,
@@ -122,6 +125,34 @@ def run(
     returns         how many steps were finished; why it stopped before the last one is the backend's to tell
     """
     data = (x, truth, sample_weights, labels, batch_labels, order, scalars, losses, result)
+    move(c, table, buffer, True)
+    finished = steps(c, table, buffer, data, batch, first_step, last_step, guarded)
+    move(c, table, buffer, False)
+    return finished
+
+
+@thin
+def move(c, table, buffer, inwards):
+    """Each worker takes its own part of the weights home, with the optimizer's state, or brings it back."""
+    for number in range(table.shape[0]):
+        i = row(table, number)
+        if i[OP] == UPDATE and i[HOME] > 0:
+            first_row, last_row, first_column, last_column = 0, i[OUTPUTS], 0, i[INPUTS]
+            if i[PARTITION] == OUT:
+                first_row, last_row = columns_of(c, i, i[OUTPUTS])
+            else:
+                first_column, last_column = columns_of(c, i, i[INPUTS])
+            for slot in range(i[SLOTS] + 1):
+                at = i[W_AT] + slot * i[STRIDE]
+                if inwards:
+                    move_in(c, buffer, at, i[W_LENGTH], first_row, last_row, first_column, last_column)
+                else:
+                    move_out(c, buffer, at, i[W_LENGTH], first_row, last_row, first_column, last_column)
+
+
+@thin
+def steps(c, table, buffer, data, batch, first_step, last_step, guarded):
+    _, _, _, _, _, order, _, _, _ = data
     for k in range(last_step - first_step):
         now = moment(k, first_step + k, batch, order, guarded)
         for number in range(table.shape[0]):

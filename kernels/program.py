@@ -37,9 +37,10 @@ STRIDE = 18  # from an element of W or B to its first slot of state, and from sl
 SLOTS = 19  # how many slots the rule keeps
 PARTS = 20  # how many partial sums there are of X
 MULTIPLE = 21  # columns are shared out in multiples of this, so that no two workers write one line of cache
-LIBRARY = 22  # 1: a bare product, which an executor may leave to a library that knows no short batch: it takes all rows
+HOME = 22  # 1: while steps run, each worker alone touches its part of W and of its slots
+LIBRARY = 23  # 1: a bare product, which an executor may leave to a library that knows no short batch: it takes all rows
 # that a batch may have. In GATHER and LOSS, 1: what a short batch lacks is written as zeros, for such products.
-COLUMNS = 23
+COLUMNS = 24
 
 MEET, MEET_OR_LEAVE = 1, 2
 
@@ -60,7 +61,7 @@ RESULT = 11  # the rows of Y, out to the caller's array
 # How an instruction is shared out: OUT: each worker has columns of Y (rows of W); IN: each has columns of X (and of
 # W), so that forward leaves partial sums of Y; ROWS: each has rows of the batch. A pair of OUT and IN keeps weights
 # and optimizer state with their worker, in its cache, for the whole training. TILES: tile after tile of Y (of W, where
-# that is written) goes to worker after worker, for as many workers as a GPU has.
+# that is written) goes to worker after worker, for workers by the hundred.
 OUT, IN, ROWS, TILES = 0, 1, 2, 3
 PARTITIONS = {"out": OUT, "in": IN, "rows": ROWS, "tiles": TILES}
 
@@ -93,11 +94,15 @@ class Network:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a backend says of its memory: `alignment` in elements, to which rows and blocks are padded, and the
-    number of `workers`."""
+    """What a backend says of its memory, in elements: the `alignment` to which rows and blocks are padded, and the
+    `multiple` in which columns are shared out; and the number of `workers`."""
 
     alignment: int
     workers: int
+    multiple: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multiple", self.multiple or self.alignment)
 
     def padded(self, extent: int) -> int:
         return -(-extent // self.alignment) * self.alignment
@@ -270,7 +275,7 @@ class _Composer:
         self.full = int(any(libraries))
         self.shapes = dict(network.parameters())
         self.layout = Layout(geometry)
-        self.write = _Writer(geometry.alignment)
+        self.write = _Writer(geometry.multiple)
         self.stride = 0  # from an element of a parameter to its first slot of state
         self.constants: dict[int, float] = {}
         self.constants_at: list[int] = []  # by layer: where its activation's parameters lie
@@ -558,9 +563,13 @@ class _Composer:
                 )
             return
         mine = _shared_by(partition, {OUT: "rows", IN: "columns"})
+        stays = int(self.partitions[layer] in (OUT, IN) and not prefix)
         self.write(
             UPDATE,
-            self.state(update) | {PARTITION: partition} | self.extents(layer) | self.blocks(X=x, Y=dz, **given),
+            self.state(update)
+            | {PARTITION: partition, HOME: stays}
+            | self.extents(layer)
+            | self.blocks(X=x, Y=dz, **given),
             Access(x.name, "columns" if partition == IN else "all"),
             Access(dz.name, "columns" if partition == OUT else "all"),
             Access(given["W"].name, mine, True),

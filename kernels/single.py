@@ -9,6 +9,7 @@ from fusedmlp.kernels.dense import (
     SUM_ROWS,
     accumulate_span,
     activate,
+    activate_tile,
     activation_backward,
     clear_span,
     column_sums,
@@ -74,6 +75,29 @@ def backward(c, dy, x, weight, saved, panel, dx, dweight, dbias, kind, identity_
         if dbias.shape[0] > 0:
             add_bias_gradient(c, dz, dbias, start > 0, first_output, last_output)
         barrier(c)
+
+
+def epilogue(c, z, bias, y, saved, keep, kind, p):
+    """y = f(z + bias), and with `keep` saved = z + bias, of a product z that is there; y and saved may be z."""
+    first, last = share(z.shape[0], 1, worker(c), workers(c))
+    rows, columns = last - first, z.shape[1]
+    if rows > 0:
+        activate_tile(
+            kind,
+            c,
+            block(z, first, 0, rows, columns),
+            bias,
+            block(y, first, 0, rows, columns),
+            block(saved, first, 0, rows, columns),
+            keep,
+            p,
+        )
+
+
+def bias_gradient(c, dz, dbias, accumulate, multiple):
+    """dbias = the column sums of dz; += with `accumulate`."""
+    first, last = share(dz.shape[1], multiple, worker(c), workers(c))
+    add_bias_gradient(c, dz, dbias, accumulate, first, last)
 
 
 def add_bias_gradient(c, dz, dbias, accumulate, first, last):

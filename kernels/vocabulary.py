@@ -180,7 +180,19 @@ def vector(buffer, at, length):
 
 @word
 def home(c, buffer, at, rows, columns):
-    """A layer's weights where they live for this worker, as `matrix` gives them."""
+    """A layer's weights where they live for this worker, as `matrix` gives them: of what was taken home, this worker
+    touches its own part alone."""
+
+
+@word
+def move_in(c, buffer, at, columns, first_row, last_row, first_column, last_column):
+    """Takes a part of the matrix from element `at` of the buffer on home: where this worker has room for a copy, `home`
+    gives that from here on. Nobody else reads or writes the part until it has moved out. All lanes call it."""
+
+
+@word
+def move_out(c, buffer, at, columns, first_row, last_row, first_column, last_column):
+    """Brings the part back to where `move_in` took it from. All lanes call it."""
 
 
 @word

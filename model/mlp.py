@@ -82,21 +82,24 @@ class MLP:
 
     # Using it.
 
-    def __call__(self, x: Any, batch_size: int | None = None) -> np.ndarray:
-        """The network's output, (N, O) for x (N, I), or (O,) for one row x (I,), in the model's dtype.
+    def __call__(self, x: Any, batch_size: int | None = None) -> Any:
+        """The network's output, (N, O) for x (N, I), or (O,) for one row x (I,), in the model's dtype: an array of
+        NumPy, or of x's library where x lies on the model's device.
 
         x           numbers: an array, a DataFrame or nested lists; converted to the model's dtype
         batch_size  the most rows that are computed at a time; it bounds the memory that activations take
 
         TypeError for what is not numbers, ValueError for a wrong shape or batch size.
         """
-        given = data.numbers("x", x)
-        rows = data.inputs(given, self._network.sizes[0], self._dtype)
+        memory = self._backend.memory
+        given = data.numbers("x", x, memory)
+        rows = data.inputs(given, self._network.sizes[0], self._dtype, memory)
         if batch_size is not None:
             batch_size = checks.whole("batch_size", batch_size, 1)
         with self._alone():
-            y = self._backend.memory.to_host(self._executor.predict(rows, batch_size))
-        return y[0] if given.ndim == 1 else y
+            y = self._executor.predict(rows, batch_size)
+        y = y[0] if given.ndim == 1 else y
+        return arrays.giver(x)(y) if memory.holds(given) else memory.to_host(y)
 
     def loss_and_gradients(
         self,
@@ -117,9 +120,9 @@ class MLP:
         """
         rule = losses.get(loss)
         checks.one_of("reduction", reduction, ("mean", "sum"))
-        batch = data.prepare(self._network, self._dtype, rule, x, y, sample_weight)
+        batch = data.prepare(self._network, self._dtype, rule, x, y, sample_weight, self._backend.memory)
         rows = len(batch.x)
-        mass = training.batch_mass(batch.weights, np.arange(rows), rows)
+        mass = training.batch_mass(self._executor.host_weights(batch), np.arange(rows), rows)
         (factor,) = training.row_factors(rule, reduction, mass, self._network.sizes[-1])
         with self._alone():
             return self._executor.gradients(batch, rule, factor)
@@ -183,7 +186,7 @@ class MLP:
         checks.one_of("reduction", reduction, ("mean", "sum"))
         calls = _callbacks(callbacks)
         with self._alone():
-            given = data.prepare(self._network, self._dtype, rule, x, y, sample_weight)
+            given = data.prepare(self._network, self._dtype, rule, x, y, sample_weight, self._backend.memory)
             task = training.Task(
                 data=given,
                 loss=rule,
@@ -325,7 +328,8 @@ class MLP:
         if not isinstance(given, tuple | list) or len(given) != 2:
             raise ValueError(f"validation_data: expected (x, y), got {type(given).__name__} of {_length(given)}")
         try:
-            held_out = data.prepare(self._network, self._dtype, loss, *given)
+            x, y = given
+            held_out = data.prepare(self._network, self._dtype, loss, x, y, memory=self._backend.memory)
         except (TypeError, ValueError) as error:
             raise type(error)(f"validation_data: {error}") from error
         return Validation(self._executor, held_out, loss, reduction)

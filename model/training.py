@@ -59,9 +59,9 @@ def train(
     history has what was done."""
     progress = Progress(task.progress, task.epochs, len(task.data.x), history)
     try:
-        placed = executor.place(task.data)
+        placed, weights = executor.place(task.data), executor.host_weights(task.data)
         for epoch in range(task.epochs):
-            loss = _train_epoch(executor, task, placed, epoch, history, progress)
+            loss = _train_epoch(executor, task, placed, weights, epoch, history, progress)
             measured = None if validation is None else validation.measure()
             history.add(loss, measured)
             progress.epoch()
@@ -79,13 +79,19 @@ def train(
 
 
 def _train_epoch(
-    executor: Executor, task: Task, placed: Data, epoch: int, history: History, progress: Progress
+    executor: Executor,
+    task: Task,
+    placed: Data,
+    weights: np.ndarray | None,
+    epoch: int,
+    history: History,
+    progress: Progress,
 ) -> float:
-    """One epoch over the data where the executor wants them; returns its loss."""
+    """One epoch over the data where the executor wants them, with the sample weights at hand; returns its loss."""
     started, seconds_before, rows_before = time.perf_counter(), history.seconds, history.rows
     rows, size, mean = len(task.data.x), task.batch_size, task.reduction == "mean"
     order = row_order(rows, task.shuffle, task.seed, task.first_epoch + epoch)
-    mass = batch_mass(task.data.weights, order, size)
+    mass = batch_mass(weights, order, size)
     factors = row_factors(task.loss, task.reduction, mass, executor.network.sizes[-1])
     step, done, total = 0, 0, 0.0
     try:

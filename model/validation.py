@@ -31,7 +31,7 @@ class Validation:
             read = self._executor.predict(x[rows], logits=self._logits)
             loss, _ = self._kernel(read, memory.to_device(known), reduction="sum", **dict(self._loss.parameters))
             total += float(memory.to_host(loss))
-            right += self._right(memory.to_host(read), known)
+            right += self._right(memory.to_host(read), memory.to_host(known))
         answers = truth.size if truth is not None and self._loss.scope == "element" else len(x)
         return total * self._factor, None if self._loss.logits is None else right / answers
 

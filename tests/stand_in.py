@@ -1,9 +1,9 @@
 """A stand-in for a CUDA device: NumPy's memory, Numba's CUDA simulator, and cuBLASLt on NumPy (tests/fake_cublaslt.py).
 
 It shows that the bodies are right as SIMT programs, with lanes that share tiles, sums and scratch, and that what lies
-above the driver's door is right: arrays of the host and of the device are not mixed, a copy is joined before it is read,
-and what is captured neither allocates, nor waits, nor runs for the first time. It needs NUMBA_ENABLE_CUDASIM=1 before
-Numba is first imported.
+above the driver's door is right: arrays of the host and of the device are not mixed, a copy is joined before it is
+read, and what is captured neither allocates, nor waits, nor runs for the first time. It needs NUMBA_ENABLE_CUDASIM=1
+before Numba is first imported.
 """
 
 import sys
@@ -32,17 +32,25 @@ from fusedmlp.backends.python.words import WORDS as PLAIN
 
 # Tiles of 4 x 4 and 6 x 6, so that small shapes span two of them, by 2 x 2 threads of 4 and 9 elements each. The depth
 # divides neither.
-SHAPES = tuple(Shape(edge, (2, 2), 3) for edge in (4, 6))
+TILES = tuple(Shape(edge, (2, 2), 3) for edge in (4, 6))
+SHAPES = {np.dtype(dtype): TILES for dtype in (np.float32, np.float64)}
 
 # What a lane does by itself is plain Python.
 ALONE = (
     *("const", "exp", "expm1", "log", "log1p", "tanh", "erf", "sqrt", "finite", "double"),
-    *("matrix", "vector", "block", "row", "home"),
+    *("matrix", "vector", "block", "row"),
 )
+
+
+def strided(a, at, rows, columns, length):
+    return np.lib.stride_tricks.as_strided(a[at:], (rows, columns), (length * a.itemsize, a.itemsize))
 
 
 class OnDevice(np.ndarray):
     """An array of the stand-in's memory."""
+
+    def __dlpack_device__(self):
+        return 2, 0  # kDLCUDA
 
 
 def on_device(array):
@@ -99,13 +107,15 @@ class StandInMemory(Memory):
         self.allocations.append(nbytes)
 
     def to_device(self, array):
-        assert not isinstance(array, OnDevice)
+        if isinstance(array, OnDevice):
+            return array
         self.check_idle("copy from the host")
         self._count(array.nbytes)
         return on_device(np.array(array))
 
     def to_host(self, array):
-        assert isinstance(array, OnDevice)
+        if not isinstance(array, OnDevice):
+            return array
         self.check_idle("wait")
         return np.array(array)
 
@@ -164,6 +174,7 @@ class StandIn:
     """As backends/cuda/driver.py's Driver. `launches` records what was run, and `replays` how many graphs."""
 
     name, multiprocessors = "the simulator", 2
+    HOME = 400  # bytes, so that not all of a network's weights find room
 
     def __init__(self):
         assert config.ENABLE_CUDASIM, "set NUMBA_ENABLE_CUDASIM=1 before Numba is imported"
@@ -182,16 +193,24 @@ class StandIn:
         def shared(name, length, dtype):
             return lambda: arrays.setdefault(name, np.empty(length, dtype))  # one block runs at a time
 
-        device = Device(lambda word, thin: word, shared, {name: PLAIN[name] for name in ALONE})
-        words = words_for(kind.dtype.type, kind.shape, device)
-        folder = Path(fusedmlp.backends.cuda.__file__).parent
-        bound = entries.bound(Binder(words, lambda function, thin: function, folder, kind.rules), entry)
-        return np.errstate(all="ignore")(bound)  # in each of the simulator's threads
+        def dynamic(name, dtype):
+            return shared(name, self.home_bytes(entry, kind) // np.dtype(dtype).itemsize, dtype)
 
-    def most_blocks(self, entry, kind):
+        views = {name: PLAIN[name] for name in ALONE} | {"strided": strided}
+        words = words_for(kind, Device(lambda word, thin: word, shared, dynamic, views))
+        folder = Path(fusedmlp.backends.cuda.__file__).parent
+        binder = Binder(words, lambda function, thin: function, folder, kind.rules)
+        bound = entries.bound(binder, entry)
+        return words["begin"], np.errstate(all="ignore")(bound)  # in each of the simulator's threads
+
+    def home_bytes(self, entry, kind):
+        return self.HOME
+
+    def most_blocks(self, entry, kind, shared=0):
         return 1  # a barrier of several would be silently wrong in the simulator
 
-    def launch(self, entry, kind, blocks, arguments):
+    def launch(self, entry, kind, blocks, arguments, shared=0):
+        assert shared <= self.home_bytes(entry, kind)
         assert blocks >= 1 and (blocks == 1 or entry not in entries.MEETING), f"{entry} on {blocks} blocks"
         strangers = [a for a in arguments if isinstance(a, np.ndarray) and not isinstance(a, OnDevice)]
         assert not strangers, f"{entry} is given arrays of the host: {strangers}"
@@ -211,8 +230,8 @@ class StandIn:
             a, b, out, bias = launch.arguments
             self._products(self._products.plan(launch.kind), a, b, out, 0, bias)
             return
-        body = self.kernel(launch.entry, launch.kind)
-        cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](body, launch.arguments)
+        begin, body = self.kernel(launch.entry, launch.kind)
+        cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
 
     @contextmanager
     def _capturing(self):
@@ -239,7 +258,7 @@ class StandIn:
 
 
 class SimulatedBackend(CudaBackend):
-    shapes = {np.dtype(dtype): SHAPES for dtype in (np.float32, np.float64)}
+    shapes = SHAPES
     panel = 128  # bytes: a few rows
 
     def __init__(self):

@@ -105,6 +105,11 @@ def stopped(c):
     return atomic_load(c[2], PUBLISHED)
 
 
+@njit(**INNER)
+def stay(c, buffer, at, columns, first_row, last_row, first_column, last_column):
+    """Home is the buffer: what a worker alone touches stays in its core's cache."""
+
+
 @intrinsic
 def sync_lanes(typing_context, c):
     return types.void(c), lambda context, builder, signature, arguments: context.get_dummy_value()
@@ -151,6 +156,8 @@ WORDS = {
     "matrix": matrix,
     "vector": vector,
     "home": home,
+    "move_in": stay,
+    "move_out": stay,
     "block": block,
     "row": row,
     "tile_rows": constant(TILE_ROWS),

@@ -6,23 +6,27 @@ A training goes in one of two ways, as its plan says: one launch interprets the 
 """
 
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import cycle, islice, pairwise
+from math import gcd
 from typing import Any
 
 import numpy as np
 
 from fusedmlp.backends import entries
 from fusedmlp.backends.arrays import Array
-from fusedmlp.backends.backend import Backend
+from fusedmlp.backends.backend import ELEMENTWISE, LINE, Backend, values
 from fusedmlp.backends.call import Call
 from fusedmlp.backends.cuda.driver import Driver
 from fusedmlp.backends.cuda.kinds import Kind, Shape, rules_among
 from fusedmlp.backends.cuda.launches import Launches
+from fusedmlp.backends.cuda.products import MOST_ALIGNED, Product
 from fusedmlp.backends.cuda.staging import Staged
 from fusedmlp.backends.cuda.words import REQUEST, SYNC_LENGTH, UNFINISHED
 from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan
-from fusedmlp.kernels.program import Network
+from fusedmlp.kernels.activations import Activation
+from fusedmlp.kernels.program import HOME, Network
+from fusedmlp.kernels.rules import kind
 
 _INT64 = np.dtype(np.int64)
 
@@ -33,16 +37,18 @@ SHAPES: dict[np.dtype, tuple[Shape, ...]] = {
     np.dtype(np.float64): tuple(Shape(edge, (16, 16), 16) for edge in (16, 32)),
 }
 
-# Up to here all steps are one launch: the parameters of a layer, and the optimizer's of Adam, fit the second-level
-# cache many times over, and a barrier is cheaper than a launch. An estimate, not yet measured on a device.
-PARAMETERS_OF_ONE_LAUNCH = 1 << 18
-# From here on cuBLASLt makes a layer's products: multiplications in a step, of which half a million fill one
-# multiprocessor for some 30 µs. An estimate, not yet measured on a device.
-PRODUCTS_OF_A_LIBRARY = 1 << 26
+# From so many multiplications on cuBLASLt makes a product: here every multiprocessor has some 30,000 of them, about
+# what a launch takes. An estimate, not yet measured on a device.
+PRODUCTS_OF_A_LIBRARY = 1 << 22
+
+
+# Bytes of a row in which columns are shared out among blocks: a sector of the second-level cache.
+SHARED_OUT = 32
 
 
 class CudaBackend(Backend):
     name = "cuda"
+    multiple_bytes = SHARED_OUT
     call_seconds = 0.05  # a device that also draws a screen stops kernels that run for long
     panel = 8 << 20
     predict_rows = 8192
@@ -66,11 +72,17 @@ class CudaBackend(Backend):
         return max(1, min(self._driver.multiprocessors, int(tiles)))
 
     def plan(self, network: Network, dtype: np.dtype, batch: int) -> Plan:
-        weights = [inputs * outputs for inputs, outputs in pairwise(network.sizes)]
-        if sum(weights) <= PARAMETERS_OF_ONE_LAUNCH:
-            most = self._driver.most_blocks("run", Kind(dtype, self.shapes[dtype][0]))
-            return Plan(max(1, min(most, self._driver.multiprocessors)), ("tiles",) * network.layers)
-        return self._by_instructions(network, batch)
+        """One launch for all steps where parameters and the state of Adam fit the shared memory of the blocks among
+        which the widest layer is shared out; else instruction by instruction."""
+        weights = sum(inputs * outputs for inputs, outputs in pairwise(network.sizes))
+        kind = self._interpreter(dtype)
+        room = self._driver.home_bytes("run", kind)
+        units = max(network.sizes[1:])
+        workers = min(self._driver.most_blocks("run", kind, room), max(1, units * dtype.itemsize // SHARED_OUT))
+        if 3 * weights * dtype.itemsize > workers * room:
+            return self._by_instructions(network, batch)
+        pairs = islice(cycle(("out", "in")), network.layers)
+        return Plan(workers, tuple(pairs))
 
     def prediction_plan(self, network: Network, dtype: np.dtype, rows: int) -> Plan:
         return self._by_instructions(network, min(rows, self.predict_rows))
@@ -80,6 +92,78 @@ class CudaBackend(Backend):
         large = (batch * inputs * outputs >= PRODUCTS_OF_A_LIBRARY for inputs, outputs in pairwise(network.sizes))
         products = tuple("library" if yes else "own" for yes in large)
         return Plan(8 * self._driver.multiprocessors, ("tiles",) * network.layers, "instructions", products)
+
+    # Dense layers whose products a library makes.
+
+    def _forward(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        y: Array,
+        saved: Array,
+        keep: bool,
+        rule: Activation,
+        precision: str,
+    ) -> None:
+        """A library's product is written where its epilogue then works, in y or in saved: nothing more is allocated."""
+        if not self._by_library(y.size * x.shape[1], precision):
+            super()._forward(x, weight, bias, y, saved, keep, rule, precision)
+            return
+        z = saved if keep else y
+        self._product(x, weight, z, precision, transpose_b=True)
+        if bias.size or keep or rule.name != "identity":
+            workers = self.workers_for(ELEMENTWISE * y.size)
+            numbers = kind("activations", rule), values(rule, x.dtype)
+            self.launch("epilogue", x.dtype, workers, z, bias, y, saved, keep, *numbers)
+
+    def _backward(
+        self,
+        dy: Array,
+        x: Array,
+        weight: Array,
+        saved: Array,
+        panel: Array,
+        dx: Array,
+        dweight: Array,
+        dbias: Array,
+        rule: Activation,
+        precision: str,
+    ) -> None:
+        """Panel after panel of dz, as the one launch of the other backends does it."""
+        if not self._by_library(dy.size * x.shape[1], precision):
+            super()._backward(dy, x, weight, saved, panel, dx, dweight, dbias, rule, precision)
+            return
+        numbers, workers = (kind("activations", rule), values(rule, x.dtype)), self.workers_for(ELEMENTWISE * dy.size)
+        for start in range(0, len(dy), len(panel)):
+            rows = slice(start, start + len(panel))
+            dz = panel[: len(dy[rows])]
+            self.launch("apply_backward", x.dtype, workers, dy[rows], saved[rows], dz, *numbers)
+            if dx.size:
+                self._product(dz, weight, dx[rows], precision)
+            self._product(dz, x[rows], dweight, precision, transpose_a=True, accumulate=start > 0)
+            self.launch("bias_gradient", x.dtype, workers, dz, dbias, start > 0, LINE // x.itemsize)
+
+    def _by_library(self, multiplications: int, precision: str) -> bool:
+        return multiplications > 0 and (precision != "float32" or multiplications >= PRODUCTS_OF_A_LIBRARY)
+
+    def _product(self, a: Array, b: Array, out: Array, precision: str, **options: bool) -> None:
+        """out = op(a) op(b) of contiguous matrices."""
+        addresses = [self.memory.address(array) for array in (a, b, out)]
+        transposed = options.get("transpose_a", False)
+        product = Product(
+            m=out.shape[0],
+            n=out.shape[1],
+            k=a.shape[0] if transposed else a.shape[1],
+            lda=a.shape[1],
+            ldb=b.shape[1],
+            ldout=out.shape[1],
+            dtype=str(out.dtype),
+            precision="" if precision == "float32" else precision,
+            alignment=gcd(MOST_ALIGNED, *addresses),
+            **options,
+        )
+        self._driver.product(product, *addresses)
 
     # Calls.
 
@@ -120,12 +204,18 @@ class CudaBackend(Backend):
     def _start(self, call: Call) -> Array:
         sync = self._sync()
         if call.plan.launch == "steps":
-            kind = Kind(call.dtype, self.shapes[call.dtype][0])
-            self._driver.launch("run", kind, call.plan.workers, (sync, *call.arguments()))
+            kind = self._interpreter(call.dtype)
+            room = self._driver.home_bytes("run", kind) if call.program.table[:, HOME].any() else 0
+            sync = self.memory.renewed(sync, np.array([0, 0, room // call.dtype.itemsize]))
+            self._driver.launch("run", kind, call.plan.workers, (sync, *call.arguments()), room)
         else:
             clock = self.memory.renewed(self._scratch("clock", _INT64, 2), np.array([call.first, 0]))
             self._launches.run(call, sync, clock)
         return sync
+
+    def _interpreter(self, dtype: np.dtype) -> Kind:
+        """The kernel that runs whole steps. It meets any rule, and its weights may be at home."""
+        return Kind(dtype, self.shapes[dtype][0], home=True)
 
     def _sync(self) -> Array:
         sync = self._scratch("sync", _INT64, SYNC_LENGTH)

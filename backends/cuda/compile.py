@@ -10,6 +10,7 @@ import numpy as np
 from llvmlite import ir
 from numba import cuda
 from numba.cuda import cgutils, types
+from numba.cuda.cudadrv import driver
 from numba.cuda.extending import intrinsic
 from numba.cuda.np.numpy_support import from_dtype
 
@@ -21,13 +22,13 @@ from fusedmlp.backends.views import constant_of, view_of, views
 
 SHARED = 3  # NVPTX's address space of shared memory
 
-matrix, vector, block, row = views(intrinsic, types, cgutils)
+matrix, vector, block, row, strided = views(intrinsic, types, cgutils)
 
 
 def _shared(name: str, length: int, dtype: Any) -> Any:
     """A word that gives the block's array of that name in shared memory, the same one wherever it is spoken in one
     kernel. (Numba CUDA's own `shared.array` makes a symbol with external linkage, which is defined twice where two
-    functions call the one that holds it.)"""
+    functions call the one that holds it.) Length 0: as much as the launch asks for."""
     scalar = from_dtype(np.dtype(dtype))
 
     @intrinsic
@@ -40,8 +41,11 @@ def _shared(name: str, length: int, dtype: Any) -> Any:
             memory = builder.module.globals.get(symbol)
             if memory is None:
                 memory = ir.GlobalVariable(builder.module, storage, symbol, addrspace=SHARED)
-                memory.linkage, memory.align = "linkonce_odr", 16
-                memory.initializer = ir.Constant(storage, ir.Undefined)
+                memory.align = 16
+                if length:
+                    memory.linkage, memory.initializer = "linkonce_odr", ir.Constant(storage, ir.Undefined)
+                else:
+                    memory.linkage = "external"
             pointer = builder.addrspacecast(memory, ir.PointerType(storage), "generic")
             itemsize = context.get_constant(types.intp, scalar.bitwidth // 8)
             shape = (context.get_constant(types.intp, length),)
@@ -52,33 +56,39 @@ def _shared(name: str, length: int, dtype: Any) -> Any:
     return array
 
 
-@cuda.jit(device=True, inline="always")
-def home(c, buffer, at, rows, columns):
-    return matrix(buffer, at, rows, columns)
+def _dynamic(name: str, dtype: Any) -> Any:
+    return _shared(name, 0, dtype)
 
 
-VIEWS = {"matrix": matrix, "vector": vector, "block": block, "row": row, "home": home}
+VIEWS = {"matrix": matrix, "vector": vector, "block": block, "row": row, "strided": strided}
 
 
 @cache
 def binder(kind: Kind) -> Binder:
     """The binder for the device functions of a kernel."""
-    device = Device(_device, _shared, VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)})
-    words = words_for(kind.dtype.type, kind.shape, device)
-    return Binder(words, _device, Path(__file__).parent, kind.rules)
+    return Binder(words(kind), _device, Path(__file__).parent, kind.rules)
+
+
+@cache
+def words(kind: Kind) -> dict[str, Any]:
+    return words_for(kind, DEVICE)
 
 
 def _device(function: Callable[..., Any], thin: bool) -> Any:
     return cuda.jit(device=True, inline="always" if thin else "never")(function)
 
 
+DEVICE = Device(_device, _shared, _dynamic, VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)})
+
+
 def source(name: str, kind: Kind) -> tuple[Any, tuple[Any, ...]]:
     """The kernel of an entry (backends/entries.py) as a function, and the types of its arguments."""
     made = binder(kind)
     function = made.wrap(
-        entry_around(entries.body(name), after="return"),
+        entry_around(entries.body(name), before="begin(c)", after="return"),
         f"{name}.{kind}",
         __name__=__name__,
+        begin=words(kind)["begin"],
         body=entries.bound(made, name),
     )
     taken = entries.signature(name, from_dtype(kind.dtype), types, readonly=False)
@@ -89,6 +99,17 @@ def kernel(name: str, kind: Kind) -> Any:
     """The kernel of an entry, compiled for the device that there is."""
     function, taken = source(name, kind)
     return cuda.jit(types.void(*taken), cache=True)(function)
+
+
+def allow_shared(made: Any, most: int) -> int:
+    """Lets the launches of a kernel ask for shared memory up to the `most` bytes that a block may have, where 48 KiB
+    are allowed unasked; returns how many that leaves beside what the kernel itself declares."""
+    (overload,) = made.overloads.values()
+    function = overload._codelibrary.get_cufunc()
+    room = most - function.attrs.shared
+    attribute = driver.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+    driver.driver.cuKernelSetAttribute(attribute, room, function.handle, function.device.id)
+    return room
 
 
 class _Device:

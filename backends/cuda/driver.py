@@ -166,6 +166,7 @@ class Driver:
         self._capturing_for: int | None = None
         self.name = properties["name"].decode()
         self.multiprocessors = int(properties["multiProcessorCount"])
+        self._shared_of_a_block = int(properties["sharedMemPerBlockOptin"])
 
     @cache  # noqa: B019  one driver a process
     def kernel(self, entry: str, kind: Kind) -> Any:
@@ -174,15 +175,23 @@ class Driver:
 
         return kernel(entry, kind)
 
-    def most_blocks(self, entry: str, kind: Kind) -> int:
-        """How many blocks may meet at a barrier."""
-        (overload,) = self.kernel(entry, kind).overloads.values()
-        return int(overload.max_cooperative_grid_blocks(prod(kind.shape.threads)))
+    @cache  # noqa: B019
+    def home_bytes(self, entry: str, kind: Kind) -> int:
+        """How much shared memory a launch may ask for, for weights at home."""
+        from fusedmlp.backends.cuda.compile import allow_shared
 
-    def launch(self, entry: str, kind: Kind, blocks: int, arguments: tuple) -> None:
-        """Runs the kernel of an entry on the current stream; the caller does not wait."""
+        return allow_shared(self.kernel(entry, kind), self._shared_of_a_block)
+
+    def most_blocks(self, entry: str, kind: Kind, shared: int = 0) -> int:
+        """How many blocks, each with so many more bytes of shared memory, may meet at a barrier."""
+        (overload,) = self.kernel(entry, kind).overloads.values()
+        return int(overload.max_cooperative_grid_blocks(prod(kind.shape.threads), shared))
+
+    def launch(self, entry: str, kind: Kind, blocks: int, arguments: tuple, shared: int = 0) -> None:
+        """Runs the kernel of an entry on the current stream, with so many more bytes of shared memory; the caller does
+        not wait."""
         stream = self._cuda.external_stream(self._cupy.get_current_stream().ptr)
-        self.kernel(entry, kind)[blocks, kind.shape.threads, stream](*arguments)
+        self.kernel(entry, kind)[blocks, kind.shape.threads, stream, shared](*arguments)
 
     def product(self, product: Product, a: int, b: int, out: int, bias: int = 0) -> None:
         """Runs a product of cuBLASLt on the current stream, from and to these addresses; the caller does not wait."""

@@ -38,15 +38,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kernel's dtype and tile; of each family of rules named here it knows these alone."""
+    """A kernel's dtype and tile; of each family of rules named here it knows these alone; and whether its weights may
+    be at home in shared memory."""
 
     dtype: np.dtype
     shape: Shape
     rules: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    home: bool = False
 
     def __str__(self) -> str:
         rules = [f"{family}_{'_'.join(map(str, kinds))}" for family, kinds in self.rules]
-        return ".".join([str(self.dtype), str(self.shape.edge), *rules])
+        return ".".join([str(self.dtype), str(self.shape.edge), *rules, *["home"] * self.home])
 
 
 @cache

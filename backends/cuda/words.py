@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 from numba import cuda
 
-from fusedmlp.backends.cuda.kinds import Shape
+from fusedmlp.backends.cuda.home import words_at_home, words_in_the_buffer
+from fusedmlp.backends.cuda.kinds import Kind, Shape
 
 # The context: the reason to stop that a block asked for, and the step of the call that is not to be finished then.
-REQUEST, UNFINISHED = 0, 1
-SYNC_LENGTH = 2
+# ROOM: how many elements of a block's shared memory may be home to weights.
+REQUEST, UNFINISHED, ROOM = 0, 1, 2
+SYNC_LENGTH = 3
 
 
 @dataclass(frozen=True)
@@ -27,16 +29,19 @@ class Device:
     compile  compile(function, thin): a thin one becomes part of its caller, which a function that gives an array of
              its own must
     shared   shared(name, length, dtype): a function whose result is the block's array of that name in shared memory
+    dynamic  dynamic(name, dtype): the same, of as much shared memory as the launch asks for
     views    the words that are no functions of the device's: views of memory, and mathematics
     """
 
     compile: Callable[[Any, bool], Any]
     shared: Callable[[str, int, Any], Callable[[], Any]]
+    dynamic: Callable[[str, Any], Callable[[], Any]]
     views: dict[str, Callable[..., Any]]
 
 
-def words_for(dtype: Any, shape: Shape, device: Device) -> dict[str, Any]:
-    """Every word, for a compute dtype."""
+def words_for(kind: Kind, device: Device) -> dict[str, Any]:
+    """Every word, for a kind of kernel; and `begin`, which a kernel calls first."""
+    dtype, shape = kind.dtype.type, kind.shape
     matrix, edge, thin = device.views["matrix"], shape.edge, True
     (across, down), lanes = shape.threads, shape.lanes
     tile = device.shared("tile", edge * edge, dtype)
@@ -137,11 +142,9 @@ def words_for(dtype: Any, shape: Shape, device: Device) -> dict[str, Any]:
         "tile_columns": tile_extent,
         "matmul_tile": staged_product(dtype, shape, device),
     }
-    return (
-        {name: device.compile(function, False) for name, function in plain.items()}
-        | {name: device.compile(function, thin) for name, function in giving_arrays.items()}
-        | device.views
-    )
+    words = {name: device.compile(function, False) for name, function in plain.items()}
+    words |= {name: device.compile(function, thin) for name, function in giving_arrays.items()} | device.views
+    return words | (words_at_home(words, ROOM, dtype, device) if kind.home else words_in_the_buffer(device))
 
 
 def staged_product(dtype: Any, shape: Shape, device: Device) -> Any:
@@ -213,8 +216,9 @@ MATHEMATICS = {
 }
 
 
-def simulated(body, arguments):
+def simulated(begin, body, arguments):
     """A simulated kernel. The simulator gives `cuda` its meaning in the globals of the kernel's own module, which are
     those of the words. The arguments come as one tuple: by themselves arrays would be copied, and written back one
     over the other where two are the same."""
+    begin(arguments[0])
     body(*arguments)

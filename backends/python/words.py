@@ -73,6 +73,8 @@ WORDS: dict[str, Any] = {
     "matrix": matrix,
     "vector": lambda buffer, at, length: buffer[at : at + length],
     "home": lambda c, buffer, at, rows, columns: matrix(buffer, at, rows, columns),
+    "move_in": lambda c, *part: None,
+    "move_out": lambda c, *part: None,
     "block": lambda a, row, column, rows, columns: a[row : row + rows, column : column + columns],
     "row": lambda a, i: a[i],
     "tile_rows": lambda c: TILE_ROWS,

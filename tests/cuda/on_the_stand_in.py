@@ -6,15 +6,16 @@ import pytest
 
 import fusedmlp as fm
 from fusedmlp.backends import Plan
+from fusedmlp.backends.cuda import backend as cuda_backend
 from fusedmlp.backends.cuda import launches, staging
 from fusedmlp.backends.errors import OutOfMemory
-from stand_in import get_simulator
+from stand_in import OnDevice, get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
 TILES = ("tiles", "tiles")
 
 PLANS = {
-    "steps": Plan(1, TILES),
+    "steps": Plan(1, ("out", "in")),
     "instructions": Plan(4, TILES, "instructions"),
     "library": Plan(4, TILES, "instructions", ("library", "library")),
     "mixed": Plan(4, TILES, "instructions", ("library", "own")),
@@ -161,13 +162,13 @@ def test_out_of_memory_says_what_would_fit(models, given):
     model = models[0]
     model.fit(*given, loss="cross_entropy", epochs=1, batch_size=2, progress=False)
     before = model.state_dict()
-    x, y = np.tile(given[0], (40, 1)), np.tile(given[1], 40)
-    model._backend.memory.free = 40_000
+    x, y = np.tile(given[0], (3, 1)), np.tile(given[1], 3)
+    model._backend.memory.free = 8_000
 
     def fit(rows):
         model.fit(x, y, loss="cross_entropy", epochs=1, batch_size=rows, progress=False, shuffle=False)
 
-    with pytest.raises(OutOfMemory, match=r"out of memory: \d+ bytes were asked for, and 40000 are free; batch_size="):
+    with pytest.raises(OutOfMemory, match=r"out of memory: \d+ bytes were asked for, and 8000 are free; batch_size="):
         fit(len(x))
     with pytest.raises(OutOfMemory) as caught:
         fit(len(x))
@@ -188,3 +189,68 @@ def test_launches_are_within_the_device(models, given):
     assert driver.launches
     for launch in driver.launches:
         assert 1 <= launch.blocks <= max(4, 8 * driver.multiprocessors), launch.entry
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
+@pytest.mark.parametrize("activation", ["identity", "tanh", "gelu", "softmax"])
+def test_dense_layers_by_library(device, monkeypatch, activation, precision):
+    """Products by cuBLASLt, their epilogues by us, dz in panels of three rows: what the fused kernels give, as near as
+    the precision allows."""
+    monkeypatch.setattr(cuda_backend, "PRODUCTS_OF_A_LIBRARY", 1)
+    monkeypatch.setattr(device, "panel", 3 * 6 * 4)
+    rng = np.random.default_rng(2)
+    x, weight, bias, dy = (rng.normal(size=size).astype(np.float32) for size in ((7, 5), (6, 5), 6, (7, 6)))
+    carry, bring = device.memory.to_device, device.memory.to_host
+    y, backprop = device.dense(*map(carry, (x, weight, bias)), activation, precision=precision)
+    expected_y, expected_backprop = fm.get_backend("python").dense(x, weight, bias, activation)
+    products = [launch for launch in device._driver.launches if launch.entry == "product"]
+    assert {launch.kind.precision for launch in products} == {precision}
+    rounding = {"float32": 2**-23, "tf32": 2**-10, "bf16": 2**-7}[precision]
+    for found, expected in zip((y, *backprop(carry(dy))), (expected_y, *expected_backprop(dy)), strict=True):
+        np.testing.assert_allclose(bring(found), expected, atol=30 * rounding)
+    assert len([launch for launch in device._driver.launches if launch.entry == "bias_gradient"]) == 3
+
+
+def test_precision_of_a_model(device, given):
+    """The products of a training are made in the precision that the model was given; its parameters stay float32."""
+    model = fm.MLP(SIZES, backend=device, plan=PLANS["library"], precision="tf32")
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    products = [launch for launch in device._driver.launches if launch.entry == "product"]
+    assert products and {launch.kind.precision for launch in products} == {"tf32"}
+    assert all(array.dtype == np.float32 for array in model.state_dict().values())
+    with pytest.raises(ValueError, match="precision: 'bf16' is for float32 arrays, got float64"):
+        fm.MLP(SIZES, backend=device, precision="bf16", dtype="float64")
+    with pytest.raises(ValueError, match="precision: expected None or 'float32' or 'tf32' or 'bf16' on cuda"):
+        fm.MLP(SIZES, backend=device, precision="fp8")
+
+
+def test_data_on_the_device(models, given):
+    """Data that lie there are taken as they are, and answers to them stay there."""
+    device = models[0]._backend
+    x, y = map(device.memory.to_device, given)
+    for model, data in zip(models, ((x, y), given), strict=True):
+        options = {"loss": "cross_entropy", "epochs": 1, "batch_size": 4, "sample_weight": np.arange(ROWS).tolist()}
+        model.fit(*data, **options, validation_data=data, progress=False)
+    same(*(model.state_dict() for model in models))
+    found = models[0](x)
+    assert isinstance(found, OnDevice)
+    np.testing.assert_allclose(device.memory.to_host(found), models[1](given[0]), rtol=2e-5)
+
+
+BAD_DATA = [
+    (lambda x, y: {"y": np.array(y)}, TypeError, "expected all arrays on one device, got x on cuda, y on cpu"),
+    (lambda x, y: {"y": y + 3}, ValueError, "y: expected class indices from 0 to 2 .*, got "),
+    (lambda x, y: {"x": x[:, 1:]}, ValueError, r"x: expected shape \(N, 5\).*, got \(11, 4\)"),
+]
+
+
+@pytest.mark.parametrize("change, error, words", BAD_DATA, ids=["devices", "classes", "shape"])
+def test_bad_data_on_the_device(device, given, change, error, words):
+    """Class indices on the device are checked once, before the first step; nothing is written."""
+    model = fm.MLP(SIZES, backend=device)
+    before = model.state_dict()
+    x, y = map(device.memory.to_device, given)
+    with pytest.raises(error, match=words):
+        model.fit(**{"x": x, "y": y} | change(x, y), loss="cross_entropy", epochs=1)
+    same(before, model.state_dict())
+    assert not device._driver.launches

@@ -21,6 +21,7 @@ PROCESSES = {
     "losses": (["losses"], 490),
     "the rest": (["activations", "bad_input", "fused_bytes", "inputs", "optimizers", "parity", "types"], 830),
 }
+BY_A_LIBRARY = "from fusedmlp.backends.cuda import backend; backend.PRODUCTS_OF_A_LIBRARY = 0"
 ON_THE_HOST = {"test_scratch_fits_the_last_cache"}  # the test itself says why
 
 
@@ -52,6 +53,15 @@ def test_suite_on_the_stand_in(process):
     assert set(passed) == set().union(*map(asking_for_a_backend, files)) - ON_THE_HOST
     assert len(passed) >= least
     assert re.search(rf"= {len(passed)} passed, \d+ deselected in ", done.stdout), done.stdout[-500:]
+
+
+def test_dense_layers_by_a_library():
+    """The same, where cuBLASLt, or what stands in for it, makes the products of all sizes, and epilogues are launches."""
+    tests = "test_dense_forward or test_dense_backward or nan_and_infinity or saturate or out or scratch or allocates"
+    done = run("-q", "--tb=short", "-k", f"simulator and ({tests})", SUITE, before=BY_A_LIBRARY)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    passed, said = int(re.search(r"(\d+) passed", done.stdout)[1]), done.stdout
+    assert passed >= 430 and "skipped" not in said, said[-500:]
 
 
 def test_every_file_is_run():

@@ -74,6 +74,30 @@ def test_workers_agree_with_one(partition):
         np.testing.assert_allclose(three[1][name], one[1][name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("partition", PARTITIONS, ids="-".join)
+@pytest.mark.parametrize("optimizer", [optimizers.SGD(lr=0.05), optimizers.Adam()], ids=["sgd", "adam"])
+def test_weights_at_home(partition, optimizer):
+    """A worker's own weights and their state in memory that no other worker sees: the same bits, in calls of one step
+    and of many."""
+    network, given, found = runs.network(), runs.data(rows=18), []
+    for words in ({}, turns.AT_HOME):
+        made = runs.executor(turns.TurnsBackend(turns.mixed(5), **words), network, partition, 3)
+        found.append(runs.trained(made, given, epochs=2, optimizer=optimizer))
+    np.testing.assert_array_equal(found[1][0], found[0][0])
+    runs.assert_same(found[1][1], found[0][1])
+
+
+def test_weights_at_home_are_moved():
+    """Pairs take all weights home, layers by rows or tiles none; gradients stay in the buffer."""
+    for partition, homes in (("out", 3), ("in", 3), ("rows", 0), ("tiles", 0), (("rows", "out", "in"), 2)):
+        partitions = (partition,) * 3 if isinstance(partition, str) else partition
+        assert (
+            compiled_program(runs.SIZES, partitions, 2, update=optimizers.SGD_UPDATE).table[:, program.HOME].sum()
+            == homes
+        )
+        assert not compiled_program(runs.SIZES, partitions, 2).table[:, program.HOME].any()
+
+
 @pytest.mark.parametrize("partition", ["out", "in", "rows", ("rows", "out", "in"), ("in", "rows", "rows")], ids=str)
 @pytest.mark.parametrize("rows", [5, 16, 37])
 def test_prediction_on_any_schedule(partition, rows):

@@ -23,6 +23,7 @@ class Turn(Context):
     def __init__(self, number, party, dtype):
         super().__init__(dtype)
         self.number, self.party, self.go = number, party, threading.Semaphore(0)
+        self.homes = {}
         self.at_barrier, self.ended, self.error, self.result = False, False, None, None
 
 
@@ -87,6 +88,31 @@ def request_stop(c, reason, step):
     c.party.request = reason
 
 
+def move_in(c, buffer, at, columns, first_row, last_row, first_column, last_column):
+    """Into a copy in which all but this worker's part is spoiled."""
+    rows = max(last_row, 1)
+    whole = np.full((rows, columns), np.nan, buffer.dtype)
+    part = slice(first_row, last_row), slice(first_column, last_column)
+    whole[part] = buffer[at : at + rows * columns].reshape(rows, columns)[part]
+    c.homes[at] = whole
+
+
+def move_out(c, buffer, at, columns, first_row, last_row, first_column, last_column):
+    whole = c.homes.pop(at)
+    part = slice(first_row, last_row), slice(first_column, last_column)
+    buffer[at : at + whole.size].reshape(whole.shape)[part] = whole[part]
+
+
+def home(c, buffer, at, rows, columns):
+    """Rows beyond this worker's part are there to be sliced, and NaN."""
+    if at not in c.homes:
+        return WORDS["matrix"](buffer, at, rows, columns)
+    mine = c.homes[at]
+    if len(mine) < rows:
+        mine = c.homes[at] = np.concatenate([mine, np.full((rows - len(mine), columns), np.nan, mine.dtype)])
+    return mine
+
+
 WORDS_IN_TURNS = WORDS | {
     "worker": worker,
     "workers": lambda c: len(c.party.turns),
@@ -94,6 +120,8 @@ WORDS_IN_TURNS = WORDS | {
     "request_stop": request_stop,
     "stopped": lambda c: c.party.published,
 }
+# Each worker's own weights in memory of its own.
+AT_HOME = {"move_in": move_in, "move_out": move_out, "home": home}
 
 
 class TurnsBackend(Backend):
