@@ -30,6 +30,7 @@ def read_only(*shape):
 OWN = dataclasses.replace(fm.activations.relu, value=fm.activations.silu.value)
 OWN_LOSS = dataclasses.replace(fm.losses.mse, gradient=fm.losses.mae.gradient)
 
+
 def host(reason, *row):
     """A row that is not for a device."""
     return pytest.param(*row, marks=pytest.mark.host(reason))
