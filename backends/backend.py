@@ -556,6 +556,10 @@ class Backend:
         """How training steps of `batch` rows are shared out among workers."""
         return serial_plan(network)
 
+    def step_plan(self, network: program.Network) -> Plan:
+        """How a step by gradients that are there is shared out."""
+        return serial_plan(network)
+
     def prediction_plan(self, network: program.Network, dtype: np.dtype, rows: int) -> Plan:
         """How a prediction of so many rows is. Nothing is exchanged: a row is one worker's, whatever the layers."""
         weights = sum(inputs * outputs for inputs, outputs in pairwise(network.sizes))

@@ -129,6 +129,7 @@ class Binder:
         for name in bound:
             branch = "if" if len(lines) == 1 else "elif"
             lines.append(f"    {branch} kind == {name.removeprefix('rule_')}:\n        {name}({parameters})")
+        lines += ["    pass"] * (not bound)
         return self._compile(self.wrap(_made("\n".join(lines)), choice.family, __name__=__name__, **bound), False)
 
 

@@ -129,7 +129,7 @@ class Executor:
 
     def apply(self, gradients: Mapping[str, np.ndarray], optimizer: Hyperparameters) -> None:
         """One optimizer step by the gradients given, one for each parameter."""
-        state, plan = self._state(optimizer), serial_plan(self.network)
+        state, plan = self._state(optimizer), self.backend.step_plan(self.network)
         run = self._enter(plan, 1, None, optimizer)
         for name, value in gradients.items():
             self._write(run[0].gradients[name], value)

@@ -17,7 +17,7 @@ from fusedmlp.backends.arrays import Array
 from fusedmlp.backends.backend import ELEMENTWISE, LINE, Backend, values
 from fusedmlp.backends.call import Call
 from fusedmlp.backends.cuda.driver import Driver
-from fusedmlp.backends.cuda.kinds import Kind, Shape, rules_among
+from fusedmlp.backends.cuda.kinds import Kind, Shape, rules_among, rules_of
 from fusedmlp.backends.cuda.launches import Launches
 from fusedmlp.backends.cuda.products import MOST_ALIGNED, Product
 from fusedmlp.backends.cuda.staging import Staged
@@ -30,17 +30,20 @@ from fusedmlp.kernels.rules import kind
 
 _INT64 = np.dtype(np.int64)
 
-# Sizes of tiles by dtype, the smallest first. The largest one's product and panels take 24 KiB of shared memory; in
-# float64 the next larger would take more than the 48 KiB that a block has unasked.
+# Sizes of tiles by dtype, the smallest first. The largest one's product and panels take 20 KiB of shared memory; in
+# float64 the next larger would need more registers than a thread has.
 SHAPES: dict[np.dtype, tuple[Shape, ...]] = {
-    np.dtype(np.float32): tuple(Shape(edge, (16, 16), 16) for edge in (16, 32, 64)),
-    np.dtype(np.float64): tuple(Shape(edge, (16, 16), 16) for edge in (16, 32)),
+    np.dtype(np.float32): tuple(Shape(edge, (16, 16), 8) for edge in (16, 32, 64)),
+    np.dtype(np.float64): tuple(Shape(edge, (16, 16), 8) for edge in (16, 32)),
 }
 
 # From so many multiplications on cuBLASLt makes a product: here every multiprocessor has some 30,000 of them, about
 # what a launch takes. An estimate, not yet measured on a device.
 PRODUCTS_OF_A_LIBRARY = 1 << 22
 
+
+# Bytes at most that the interpreter's kernel declares for itself, beside which weights are at home.
+SHARED_OF_THE_INTERPRETER = 12 << 10
 
 # Bytes of a row in which columns are shared out among blocks: a sector of the second-level cache.
 SHARED_OUT = 32
@@ -75,17 +78,18 @@ class CudaBackend(Backend):
         """One launch for all steps where parameters and the state of Adam fit the shared memory of the blocks among
         which the widest layer is shared out; else instruction by instruction."""
         weights = sum(inputs * outputs for inputs, outputs in pairwise(network.sizes))
-        kind = self._interpreter(dtype)
-        room = self._driver.home_bytes("run", kind)
         units = max(network.sizes[1:])
-        workers = min(self._driver.most_blocks("run", kind, room), max(1, units * dtype.itemsize // SHARED_OUT))
-        if 3 * weights * dtype.itemsize > workers * room:
+        workers = min(self._driver.multiprocessors, max(1, units * dtype.itemsize // SHARED_OUT))
+        if 3 * weights * dtype.itemsize > workers * (self._driver.shared_of_a_block - SHARED_OF_THE_INTERPRETER):
             return self._by_instructions(network, batch)
         pairs = islice(cycle(("out", "in")), network.layers)
         return Plan(workers, tuple(pairs))
 
     def prediction_plan(self, network: Network, dtype: np.dtype, rows: int) -> Plan:
         return self._by_instructions(network, min(rows, self.predict_rows))
+
+    def step_plan(self, network: Network) -> Plan:
+        return self._by_instructions(network, 1)
 
     def _by_instructions(self, network: Network, batch: int) -> Plan:
         """Instructions one by one, each on as many blocks as a multiprocessor may have waiting."""
@@ -130,10 +134,8 @@ class CudaBackend(Backend):
         rule: Activation,
         precision: str,
     ) -> None:
-        """Panel after panel of dz, as the one launch of the other backends does it."""
-        if not self._by_library(dy.size * x.shape[1], precision):
-            super()._backward(dy, x, weight, saved, panel, dx, dweight, dbias, rule, precision)
-            return
+        """Panel after panel of dz, as the one launch of the other backends does it; the products are always a
+        library's, for all of it in one kernel leaves too few registers (it spilled on every architecture)."""
         numbers, workers = (kind("activations", rule), values(rule, x.dtype)), self.workers_for(ELEMENTWISE * dy.size)
         for start in range(0, len(dy), len(panel)):
             rows = slice(start, start + len(panel))
@@ -141,7 +143,8 @@ class CudaBackend(Backend):
             self.launch("apply_backward", x.dtype, workers, dy[rows], saved[rows], dz, *numbers)
             if dx.size:
                 self._product(dz, weight, dx[rows], precision)
-            self._product(dz, x[rows], dweight, precision, transpose_a=True, accumulate=start > 0)
+            if dweight.size:
+                self._product(dz, x[rows], dweight, precision, transpose_a=True, accumulate=start > 0)
             self.launch("bias_gradient", x.dtype, workers, dz, dbias, start > 0, LINE // x.itemsize)
 
     def _by_library(self, multiplications: int, precision: str) -> bool:
@@ -204,7 +207,7 @@ class CudaBackend(Backend):
     def _start(self, call: Call) -> Array:
         sync = self._sync()
         if call.plan.launch == "steps":
-            kind = self._interpreter(call.dtype)
+            kind = Kind(call.dtype, self.shapes[call.dtype][0], rules_of(call.program), home=True)
             room = self._driver.home_bytes("run", kind) if call.program.table[:, HOME].any() else 0
             sync = self.memory.renewed(sync, np.array([0, 0, room // call.dtype.itemsize]))
             self._driver.launch("run", kind, call.plan.workers, (sync, *call.arguments()), room)
@@ -212,10 +215,6 @@ class CudaBackend(Backend):
             clock = self.memory.renewed(self._scratch("clock", _INT64, 2), np.array([call.first, 0]))
             self._launches.run(call, sync, clock)
         return sync
-
-    def _interpreter(self, dtype: np.dtype) -> Kind:
-        """The kernel that runs whole steps. It meets any rule, and its weights may be at home."""
-        return Kind(dtype, self.shapes[dtype][0], home=True)
 
     def _sync(self) -> Array:
         sync = self._scratch("sync", _INT64, SYNC_LENGTH)

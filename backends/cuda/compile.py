@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
@@ -66,19 +67,42 @@ VIEWS = {"matrix": matrix, "vector": vector, "block": block, "row": row, "stride
 @cache
 def binder(kind: Kind) -> Binder:
     """The binder for the device functions of a kernel."""
-    return Binder(words(kind), _device, Path(__file__).parent, kind.rules)
+    return Binder(words(kind), _compiler(kind), Path(__file__).parent, kind.rules)
 
 
 @cache
 def words(kind: Kind) -> dict[str, Any]:
-    return words_for(kind, DEVICE)
+    views = VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)}
+    return words_for(kind, Device(_compiler(kind), _shared, _dynamic, views))
 
 
-def _device(function: Callable[..., Any], thin: bool) -> Any:
-    return cuda.jit(device=True, inline="always" if thin else "never")(function)
+@intrinsic
+def apart(typing_context):
+    """Keeps the function in which it stands a call of its own."""
+
+    def generate(context, builder, signature, arguments):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
 
 
-DEVICE = Device(_device, _shared, _dynamic, VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)})
+# Divisions of 64-bit numbers, and trees of sums: some hundred instructions each. Inlined wherever the interpreter has
+# them they left it short of registers, and it spilled (CUDA 12.9, sm_90).
+APART = ("share", "tile_at", "tiles_of", "combined", "entry_of")
+
+
+def _compiler(kind: Kind) -> Callable[[Callable[..., Any], bool], Any]:
+    """What compiles the device functions of a kernel."""
+
+    def compile(function: Callable[..., Any], thin: bool) -> Any:
+        if kind.home and function.__name__ in APART:
+            body = cuda.jit(device=True, inline="always")(function)
+            around = entry_around(function, before="apart()").__code__
+            function = FunctionType(around, {"apart": apart, "body": body}, function.__name__)
+        return cuda.jit(device=True, inline="always" if thin else "never")(function)
+
+    return compile
 
 
 def source(name: str, kind: Kind) -> tuple[Any, tuple[Any, ...]]:

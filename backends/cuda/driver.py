@@ -169,7 +169,7 @@ class Driver:
         self._capturing_for: int | None = None
         self.name = properties["name"].decode()
         self.multiprocessors = int(properties["multiProcessorCount"])
-        self._shared_of_a_block = int(properties["sharedMemPerBlockOptin"])
+        self.shared_of_a_block = int(properties["sharedMemPerBlockOptin"])
 
     @cache  # noqa: B019  one driver a process
     def kernel(self, entry: str, kind: Kind) -> Any:
@@ -183,7 +183,7 @@ class Driver:
         """How much shared memory a launch may ask for, for weights at home."""
         from fusedmlp.backends.cuda.compile import allow_shared
 
-        return allow_shared(self.kernel(entry, kind), self._shared_of_a_block)
+        return allow_shared(self.kernel(entry, kind), self.shared_of_a_block)
 
     def most_blocks(self, entry: str, kind: Kind, shared: int = 0) -> int:
         """How many blocks, each with so many more bytes of shared memory, may meet at a barrier."""

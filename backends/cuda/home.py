@@ -50,28 +50,36 @@ def words_at_home(words: dict[str, Any], room_word: int, dtype: Any, device: Any
                 directory[USED] = used + size
         sync_lanes(c)
 
+    def entry_of(c, at):
+        """Where the directory has the part that came from `at`; 0 if it is not at home."""
+        directory = directory_of_block()
+        found = 0
+        for number in range(directory[COUNT]):
+            if directory[ENTRIES + ENTRY * number] == at:
+                found = ENTRIES + ENTRY * number
+        return found
+
+    entry_of = device.compile(entry_of, False)
+
     def move_out(c, buffer, at, columns, first_row, last_row, first_column, last_column):
         directory, here = directory_of_block(), storage()
         width = last_column - first_column
         sync_lanes(c)
-        for number in range(directory[COUNT]):
-            entry = ENTRIES + ENTRY * number
-            if directory[entry] == at:
-                used = directory[entry + 1]
-                for i in range(lane_row(c), last_row - first_row, lane_rows(c)):
-                    for j in range(lane_column(c), width, lane_columns(c)):
-                        buffer[at + (first_row + i) * columns + first_column + j] = here[used + i * width + j]
+        entry = entry_of(c, at)
+        if entry > 0:
+            used = directory[entry + 1]
+            for i in range(lane_row(c), last_row - first_row, lane_rows(c)):
+                for j in range(lane_column(c), width, lane_columns(c)):
+                    buffer[at + (first_row + i) * columns + first_column + j] = here[used + i * width + j]
 
     def home(c, buffer, at, rows, columns):
-        directory = directory_of_block()
+        directory, entry = directory_of_block(), entry_of(c, at)
         found = block(matrix(buffer, at, rows, columns), 0, 0, rows, columns)
-        for number in range(directory[COUNT]):
-            entry = ENTRIES + ENTRY * number
-            if directory[entry] == at:
-                width = directory[entry + 4]
-                # Where element (0, 0) would lie; only this block's part is there.
-                origin = directory[entry + 1] - directory[entry + 2] * width - directory[entry + 3]
-                found = strided(storage(), origin, rows, columns, width)
+        if entry > 0:
+            width = directory[entry + 4]
+            # Where element (0, 0) would lie; only this block's part is there.
+            origin = directory[entry + 1] - directory[entry + 2] * width - directory[entry + 3]
+            found = strided(storage(), origin, rows, columns, width)
         return found
 
     return {

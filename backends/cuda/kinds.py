@@ -1,7 +1,7 @@
 """Which kernel of an entry: a kernel is compiled for a dtype, a size of tile, and the rules that its launch names.
 
-The host knows the rule of each launch, so its kernel holds no other: it is smaller, and compiles in a third of the
-time. Only the interpreter, whose table may name any rule, is bound for all of them.
+The host knows which rules a launch or a program names, so its kernel holds no others: it is smaller, and compiles in
+a third of the time.
 """
 
 import inspect
@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends import entries
+from fusedmlp.kernels.program import KIND, OP, Program
+
+Rules = tuple[tuple[str, tuple[int, ...]], ...]  # of a family, the numbers
 
 # Of the entries that choose among rules, by which family; the others choose among activations.
-FAMILIES = {"loss": "losses", "one.loss": "losses", "step": "updates", "one.step_alone": "updates"}
-FAMILIES |= {"one.update": "updates"}
+_FAMILIES = {"loss": "losses", "one.loss": "losses"}
+_FAMILIES |= dict.fromkeys(("step", "one.step_alone", "one.update"), "updates")
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,25 @@ class Kind:
 
     dtype: np.dtype
     shape: Shape
-    rules: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    rules: Rules = ()
     home: bool = False
 
     def __str__(self) -> str:
         rules = [f"{family}_{'_'.join(map(str, kinds))}" for family, kinds in self.rules]
         return ".".join([str(self.dtype), str(self.shape.edge), *rules, *["home"] * self.home])
+
+
+def rules_of(program: Program) -> Rules:
+    """The rules that a program's instructions name, of every family."""
+    kinds: dict[str, set[int]] = {"activations": set(), "losses": set(), "updates": set()}
+    for i in program.table:
+        kinds[family(entries.instruction(int(i[OP])))].add(int(i[KIND]))
+    return tuple((name, tuple(sorted(numbers))) for name, numbers in kinds.items())
+
+
+def family(entry: str) -> str:
+    """The family of rules among which an entry chooses."""
+    return _FAMILIES.get(entry, "activations")
 
 
 @cache
@@ -58,7 +74,7 @@ def _places(name: str) -> tuple[int, ...]:
     return tuple(parameters.index(kind) for kind in ("kind", "identity_kind") if kind in parameters)
 
 
-def rules_among(name: str, arguments: tuple[Any, ...]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+def rules_among(name: str, arguments: tuple[Any, ...]) -> Rules:
     """The rules that the arguments of a single kernel name."""
     kinds = tuple(sorted({int(arguments[place]) for place in _places(name)}))
-    return ((FAMILIES.get(name, "activations"), kinds),) if kinds else ()
+    return ((family(name), kinds),) if kinds else ()

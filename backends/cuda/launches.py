@@ -14,7 +14,7 @@ from fusedmlp.backends import entries
 from fusedmlp.backends.arrays import Array
 from fusedmlp.backends.backend import LINE
 from fusedmlp.backends.call import Call
-from fusedmlp.backends.cuda.kinds import FAMILIES, Kind, Shape
+from fusedmlp.backends.cuda.kinds import Kind, Shape, family
 from fusedmlp.backends.cuda.products import Product
 from fusedmlp.kernels.program import (
     B_AT,
@@ -95,7 +95,7 @@ class Launches:
         entry = entries.instruction(i[OP])
         rows, columns = self._extent(i, call.program.batch)
         shape = self._shape(call, rows, columns) if i[OP] in MATRICES else self._shapes[call.dtype][0]
-        rules = () if i[OP] in BARE else ((FAMILIES.get(entry, "activations"), (i[KIND],)),)
+        rules = () if i[OP] in BARE else ((family(entry), (i[KIND],)),)
         blocks = -(-rows // shape.edge) * -(-columns // shape.edge)
         self._driver.launch(
             entry,
