@@ -103,6 +103,9 @@ class Backend:
         be called while the steps run."""
         return self.launch_interruptible("run", call.dtype, call.plan.workers, *call.arguments())
 
+    def forget(self, program: program.Program) -> None:
+        """Frees what was kept for more calls of a program over the same arrays."""
+
     def describe(self) -> str:
         """A line: the backend and what it runs on."""
         return f"{self.name} on {self.device}"

@@ -172,6 +172,12 @@ class Executor:
             if done < last - first:
                 raise NonFinite(first + done)
 
+    def rest(self) -> None:
+        """Frees what was kept for another epoch over the same data, the data's copies on a device among it."""
+        self._kept.clear()
+        for made, _ in self._programs.values():
+            self.backend.forget(made)
+
     def describe(self) -> str:
         """The backend, and the plan of each batch size that was used."""
         lines = [self.backend.describe()]

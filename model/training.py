@@ -73,6 +73,7 @@ def train(
         history.interrupted = True
     finally:
         progress.close()
+        executor.rest()
     if history.interrupted:
         kept = "the weights so far are kept, and history.interrupted is set"
         print(f"fusedmlp: interrupted after {history.epochs} of {task.epochs} epochs; {kept}", file=sys.stderr)

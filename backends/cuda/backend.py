@@ -25,7 +25,7 @@ from fusedmlp.backends.cuda.words import REQUEST, SYNC_LENGTH, UNFINISHED
 from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels.activations import Activation
-from fusedmlp.kernels.program import HOME, Network
+from fusedmlp.kernels.program import HOME, Network, Program
 from fusedmlp.kernels.rules import kind
 
 _INT64 = np.dtype(np.int64)
@@ -206,6 +206,9 @@ class CudaBackend(Backend):
                 return int(words[UNFINISHED]) if words[REQUEST] else call.steps, reached
             except KeyboardInterrupt as error:
                 reached = error
+
+    def forget(self, program: Program) -> None:
+        self._launches.forget(program)
 
     def _start(self, call: Call) -> Array:
         sync = self._sync()

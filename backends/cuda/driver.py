@@ -155,8 +155,6 @@ class Driver:
     WORKSPACE = 32 << 20  # bytes for cuBLASLt's products, as NVIDIA advises for Hopper
 
     def __init__(self) -> None:
-        # CuPy's arrays would make each launch wait for their stream; all work here is on one, the current.
-        os.environ.setdefault("NUMBA_CUDA_ARRAY_INTERFACE_SYNC", "0")
         from numba import cuda
 
         self._cuda = cuda
@@ -211,7 +209,14 @@ class Driver:
         """Runs the kernel of an entry on the current stream, with so many more bytes of shared memory; the caller does
         not wait."""
         stream = self._cuda.external_stream(self._cupy.get_current_stream().ptr)
-        self.kernel(entry, kind)[blocks, kind.shape.threads, stream, shared](*arguments)
+        self.kernel(entry, kind)[blocks, kind.shape.threads, stream, shared](*map(self._for_numba, arguments))
+
+    def _for_numba(self, argument: Any) -> Any:
+        """An array as Numba's own. Of CuPy's it would wait for their stream, at each launch and in a capture; all work
+        here is on one stream, the current."""
+        if isinstance(argument, self.memory.library.ndarray):
+            return self._cuda.as_cuda_array(argument, sync=False)
+        return argument
 
     def product(self, product: Product, a: int, b: int, out: int, bias: int = 0) -> None:
         """Runs a product of cuBLASLt on the current stream, from and to these addresses; the caller does not wait."""

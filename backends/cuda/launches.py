@@ -69,6 +69,10 @@ class Launches:
                 self._driver.replay(self._graph(call, sync, clock, steps))
                 done += steps
 
+    def forget(self, program: Program) -> None:
+        """Frees the graphs of a program, and with them the arrays that they hold."""
+        self._graphs.pop(program, None)
+
     def _graph(self, call: Call, sync: Array, clock: Array, steps: int) -> Any:
         graphs, arrays = self._graphs[call.program], (sync, clock, *call.arrays())
         places = tuple((self._driver.memory.address(array), array.shape) for array in arrays)

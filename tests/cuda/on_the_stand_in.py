@@ -1,6 +1,9 @@
 """A model on the stand-in for a device (tests/stand_in.py): the same history, parameters and answers as on python,
 whichever way its plan says that a training goes."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 
@@ -124,6 +127,37 @@ def test_graphs_serve_every_epoch(device, given, monkeypatch):
     trained_alike(models, given, epochs=3, batch_size=2)
     # A first step by itself, then 2 + 2 and 1; twice 2 + 2 + 1 and 1.
     assert (len(captures), device._driver.replays) == (2, 3 + 2 * 4)
+
+
+def test_what_a_graph_holds(device, given, monkeypatch):
+    """A graph of two steps is what two steps launch, in that order, and the clock's advance behind them. It keeps its
+    arrays alive, and the end of `fit` lets go of both."""
+    model, _ = by_graphs(device, monkeypatch)
+    driver, graphs = device._driver, []
+    capture = driver.capture
+    monkeypatch.setattr(driver, "capture", lambda work: graphs.append(capture(work)) or graphs[-1])
+    placed = []
+    monkeypatch.setattr(device, "place", lambda data: placed.append(type(device).place(device, data)) or placed[-1])
+    freed, by_itself = [], []
+
+    def within(model, history):
+        if history.epochs == 1:
+            weakref.finalize(placed[0].x, freed.append, "x")
+            by_itself.extend(launch.entry for launch in driver.launches)
+        placed.clear()
+        driver.launches.clear()
+        gc.collect()
+        assert not freed, "the data are gone, and the graphs remain"
+
+    model.fit(*given, loss="cross_entropy", epochs=2, batch_size=2, progress=False, callbacks=[within])
+    step = by_itself.index("advance")
+    held = [[launch.entry for launch in graph] for graph in graphs]
+    assert held == [by_itself[:step] * steps + ["advance"] for steps in (2, 1)]
+    graphs.clear()
+    driver.launches.clear()
+    placed.clear()
+    gc.collect()
+    assert freed == ["x"]
 
 
 def test_a_graph_stops_within(device, given, monkeypatch):
