@@ -174,7 +174,7 @@ class StandIn:
     """As backends/cuda/driver.py's Driver. `launches` records what was run, and `replays` how many graphs."""
 
     name, multiprocessors = "the simulator", 2
-    shared_of_a_block = 16 << 10
+    capability, shared_of_a_block = (9, 0), 16 << 10
     HOME = 400  # bytes, so that not all of a network's weights find room
 
     def __init__(self):

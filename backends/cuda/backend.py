@@ -42,6 +42,10 @@ SHAPES: dict[np.dtype, tuple[Shape, ...]] = {
 PRODUCTS_OF_A_LIBRARY = 1 << 22
 
 
+# The architecture from which one launch may run whole steps: before it the interpreter's kernel has too few registers,
+# and spills (CUDA 12.9; docs/performance.md).
+STEPS_IN_ONE_LAUNCH = (9, 0)
+
 # Bytes at most that the interpreter's kernel declares for itself, beside which weights are at home.
 SHARED_OF_THE_INTERPRETER = 12 << 10
 
@@ -55,13 +59,14 @@ class CudaBackend(Backend):
     call_seconds = 0.05  # a device that also draws a screen stops kernels that run for long
     panel = 8 << 20
     predict_rows = 8192
-    launches = ("steps", "instructions")
     precisions = ("float32", "tf32", "bf16")
     shapes = SHAPES
 
     def __init__(self, driver: Any = None) -> None:
         self._driver: Any = driver or Driver()
         super().__init__(self._driver.memory)
+        new_enough = self._driver.capability >= STEPS_IN_ONE_LAUNCH
+        self.launches = ("steps", "instructions") if new_enough else ("instructions",)
         self._launches = Launches(self._driver, self.shapes)
 
     def describe(self) -> str:
@@ -83,7 +88,8 @@ class CudaBackend(Backend):
         weights = sum(inputs * outputs for inputs, outputs in pairwise(network.sizes))
         units = max(network.sizes[1:])
         workers = min(self._driver.multiprocessors, max(1, units * dtype.itemsize // SHARED_OUT))
-        if 3 * weights * dtype.itemsize > workers * (self._driver.shared_of_a_block - SHARED_OF_THE_INTERPRETER):
+        room = workers * (self._driver.shared_of_a_block - SHARED_OF_THE_INTERPRETER)
+        if "steps" not in self.launches or 3 * weights * dtype.itemsize > room:
             return self._by_instructions(network, batch)
         pairs = islice(cycle(("out", "in")), network.layers)
         return Plan(workers, tuple(pairs))

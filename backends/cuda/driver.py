@@ -166,6 +166,7 @@ class Driver:
         self._products: dict[int, Products] = {}  # by stream, since what runs on one shares a workspace
         self._capturing_for: int | None = None
         self.name = properties["name"].decode()
+        self.capability = int(properties["major"]), int(properties["minor"])
         self.multiprocessors = int(properties["multiProcessorCount"])
         self.shared_of_a_block = int(properties["sharedMemPerBlockOptin"])
 
@@ -174,7 +175,7 @@ class Driver:
         free, total = self._cupy.runtime.memGetInfo()
         runtime = self._cupy.runtime
         return {
-            "architecture": f"sm_{self._cupy.Device().compute_capability}",
+            "architecture": "sm_{}{}".format(*self.capability),
             "memory": f"{free >> 20} of {total >> 20} MiB free, {self.shared_of_a_block >> 10} KiB shared by a block",
             "CUDA": f"driver for {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}",
             "products": self._products_by(),
