@@ -111,7 +111,8 @@ def chosen(name: str = "auto") -> tuple[str, str]:
         name = os.environ.get("FUSEDMLP_BACKEND") or "auto"
         asked, reason = "FUSEDMLP_BACKEND", f"FUSEDMLP_BACKEND={name}"
     if name == "auto":
-        name, reason = "cpu", "the default; cuda has not yet run on a device, and must be asked for by name"
+        missing = unavailable("cuda")
+        name, reason = ("cuda", "a device can be used") if missing is None else ("cpu", f"no cuda: {missing}")
     if name not in NAMES:
         raise ValueError(f"{asked}: unknown backend {name!r}; expected one of auto, {', '.join(NAMES)}")
     cause = unavailable(name)
@@ -123,8 +124,9 @@ def chosen(name: str = "auto") -> tuple[str, str]:
 def get_backend(name: str = "auto") -> Backend:
     """The backend of that name, an object with every kernel under its public name.
 
-    "auto" is FUSEDMLP_BACKEND where it is set, else cpu. TypeError for what is no name, ValueError for an unknown
-    one; BackendUnavailable, with cause and remedy, where an explicit choice cannot be met.
+    "auto" is FUSEDMLP_BACKEND where it is set, else cuda where a device can be used, else cpu. TypeError for what is
+    no name, ValueError for an unknown one; BackendUnavailable, with cause and remedy, where an explicit choice cannot
+    be met.
     """
     return _make(chosen(name)[0])
 

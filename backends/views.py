@@ -44,7 +44,7 @@ def matrix_of(context, builder, types, signature, source, at, rows, columns):
 
 
 def views(intrinsic, types, cgutils):
-    """The words matrix, vector, block and row; and `strided`, for backends whose weights have a home."""
+    """The words (matrix, vector, block, row)."""
 
     @intrinsic
     def matrix(typing_context, buffer, at, rows, columns):
@@ -92,23 +92,7 @@ def views(intrinsic, types, cgutils):
 
         return types.Array(a.dtype, 1, "C")(a, i), generate
 
-    @intrinsic
-    def strided(typing_context, a, at, rows, columns, length):
-        """The view (rows, columns) of rows `length` elements apart, whose first element would be element `at` of `a`;
-        only part of it need be there."""
-
-        def generate(context, builder, signature, arguments):
-            source = source_of(context, builder, signature, arguments, 0)
-            at, rows, columns, length = sizes_of(context, builder, types, signature, arguments, 1)
-            made = signature.return_type
-            itemsize = itemsize_of(context, types, made)
-            pointer = builder.gep(source.data, [at])
-            strides = (builder.mul(length, itemsize), itemsize)
-            return view_of(context, builder, types, made, pointer, (rows, columns), strides)
-
-        return types.Array(a.dtype, 2, "A")(a, at, rows, columns, length), generate
-
-    return matrix, vector, block, row, strided
+    return matrix, vector, block, row
 
 
 def constant_of(intrinsic, types):
@@ -125,3 +109,25 @@ def constant_of(intrinsic, types):
         return like(like, value), generate
 
     return const
+
+
+def strided_of(intrinsic, types):
+    """The view of weights whose home has rows of another length than the buffer's."""
+
+    @intrinsic
+    def strided(typing_context, a, at, rows, columns, length):
+        """The view (rows, columns) of rows `length` elements apart, whose first element would be element `at` of `a`;
+        only part of it need be there."""
+
+        def generate(context, builder, signature, arguments):
+            source = source_of(context, builder, signature, arguments, 0)
+            at, rows, columns, length = sizes_of(context, builder, types, signature, arguments, 1)
+            made = signature.return_type
+            itemsize = itemsize_of(context, types, made)
+            pointer = builder.gep(source.data, [at])
+            strides = (builder.mul(length, itemsize), itemsize)
+            return view_of(context, builder, types, made, pointer, (rows, columns), strides)
+
+        return types.Array(a.dtype, 2, "A")(a, at, rows, columns, length), generate
+
+    return strided

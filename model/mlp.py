@@ -36,7 +36,7 @@ class MLP:
     dtype       "float32" or "float64": of parameters, data and arithmetic
     precision   of the products: None or "float32"; on cuda also "tf32" or "bf16", the parameters staying float32
     seed        0 to 2**64 - 1; it alone fixes the initial weights and every batch order
-    backend     "auto": FUSEDMLP_BACKEND, else cpu; a name; or a backend
+    backend     "auto": FUSEDMLP_BACKEND, else cuda where a device can be used, else cpu; a name; or a backend
     plan        a fusedmlp.backends.Plan: how training is shared out among workers; None: chosen by the backend
 
     Raises TypeError or ValueError that names the argument, and BackendUnavailable with cause and remedy. While one

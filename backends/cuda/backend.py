@@ -67,6 +67,9 @@ class CudaBackend(Backend):
     def describe(self) -> str:
         return f"cuda: compiled by Numba CUDA for {self._driver.name}, {self._driver.multiprocessors} multiprocessors"
 
+    def facts(self) -> dict[str, str]:
+        return self._driver.facts()
+
     # How work is shared out.
 
     def workers_for(self, flops: float) -> int:

@@ -19,11 +19,11 @@ from fusedmlp.backends import entries
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cuda.kinds import Kind
 from fusedmlp.backends.cuda.words import MATHEMATICS, Device, words_for
-from fusedmlp.backends.views import constant_of, view_of, views
+from fusedmlp.backends.views import constant_of, strided_of, view_of, views
 
 SHARED = 3  # NVPTX's address space of shared memory
 
-matrix, vector, block, row, strided = views(intrinsic, types, cgutils)
+matrix, vector, block, row = views(intrinsic, types, cgutils)
 
 
 def _shared(name: str, length: int, dtype: Any) -> Any:
@@ -61,7 +61,7 @@ def _dynamic(name: str, dtype: Any) -> Any:
     return _shared(name, 0, dtype)
 
 
-VIEWS = {"matrix": matrix, "vector": vector, "block": block, "row": row, "strided": strided}
+VIEWS = {"matrix": matrix, "vector": vector, "block": block, "row": row, "strided": strided_of(intrinsic, types)}
 
 
 @cache

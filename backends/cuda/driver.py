@@ -171,6 +171,23 @@ class Driver:
         self.multiprocessors = int(properties["multiProcessorCount"])
         self.shared_of_a_block = int(properties["sharedMemPerBlockOptin"])
 
+    def facts(self) -> dict[str, str]:
+        """What a report of this machine should say of the device, by name."""
+        free, total = self._cupy.runtime.memGetInfo()
+        runtime = self._cupy.runtime
+        return {
+            "architecture": f"sm_{self._cupy.Device().compute_capability}",
+            "memory": f"{free >> 20} of {total >> 20} MiB free, {self.shared_of_a_block >> 10} KiB shared by a block",
+            "CUDA": f"driver for {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}",
+            "products": self._products_by(),
+        }
+
+    def _products_by(self) -> str:
+        try:
+            return f"cuBLASLt, through {getattr(library(), '__name__', 'ctypes')}"
+        except OSError as error:
+            return f"none: {error}"
+
     @cache  # noqa: B019  one driver a process
     def kernel(self, entry: str, kind: Kind) -> Any:
         """The compiled kernel of an entry (backends/entries.py): seconds at first, then from disk."""

@@ -5,6 +5,7 @@ import pytest
 
 import fusedmlp as fm
 import processes
+from fusedmlp import backends
 from fusedmlp.backends import backend_of
 from fusedmlp.kernels import program
 
@@ -50,9 +51,13 @@ def test_backends_by_name():
         assert fm.get_backend(name) is backend
 
 
-def test_auto_is_cpu_until_cuda_has_run_on_a_device():
-    assert fm.get_backend().name == fm.get_backend("auto").name == "cpu"
-    assert "cpu" in fm.available_backends()
+@pytest.mark.parametrize("missing, name", [(None, "cuda"), ("there is no NVIDIA driver", "cpu")], ids=str)
+def test_auto_is_cuda_where_a_device_can_be_used(monkeypatch, missing, name):
+    monkeypatch.setattr(backends, "unavailable", lambda asked: missing if asked == "cuda" else None)
+    chosen, reason = backends.chosen()
+    assert chosen == name and (missing or "device") in reason
+    monkeypatch.setenv("FUSEDMLP_BACKEND", "python")
+    assert backends.chosen() == ("python", "FUSEDMLP_BACKEND=python")
 
 
 @pytest.mark.parametrize("name", ["", "CPU", "tpu", "numpy"])
@@ -256,7 +261,7 @@ def test_set_num_threads(threads):
         fm.set_num_threads(number)
         assert threads.threads == number
         assert threads.workers_for(1e12) in (1, number)  # whether they pay, the measured scaling says
-        assert threads.plan(network, 512).workers in (1, number)
+        assert threads.plan(network, np.dtype(np.float32), 512).workers in (1, number)
         assert f"up to {number} thread" in threads.describe()
 
 
