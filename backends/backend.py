@@ -491,7 +491,9 @@ class Backend:
         """What optimizer.init(parameter) gives."""
         view = self.memory.view("parameter", parameter)
         rule, dtype = optimizer.update_rule(), _float_dtype("parameter", view)
-        slots = tuple(self.memory.library.zeros(view.shape, dtype) for _ in range(rule.slots))
+        slots = tuple(self.memory.empty(view.shape, dtype) for _ in range(rule.slots))
+        for slot in slots:
+            self.memory.clear(slot)
         return State(view.shape, dtype, rule, slots)
 
     def update_inplace(self, optimizer: Hyperparameters, parameter: Array, gradient: Array, state: State) -> None:

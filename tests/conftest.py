@@ -1,8 +1,8 @@
 """Which backends the suite runs on, and what every test may ask for.
 
-FUSEDMLP_TEST_BACKENDS names the backends (python,cpu); with FUSEDMLP_REQUIRE_BACKENDS=1 one that is not
-available fails its tests instead of skipping them. "simulator" is the CUDA backend
-on the stand-in for a device of tests/stand_in.py.
+FUSEDMLP_TEST_BACKENDS names the backends (python,cpu); with FUSEDMLP_REQUIRE_BACKENDS set one that is not available
+fails its tests instead of skipping them. "simulator" is the CUDA backend on the stand-in for a device of
+tests/stand_in.py, which tests/cuda/test_conformance.py runs; tests/carried.py takes arrays to a device and back.
 """
 
 import math
@@ -12,20 +12,39 @@ import numpy as np
 import pytest
 
 import fusedmlp as fm
+from carried import Carried
 
 BACKENDS = os.environ.get("FUSEDMLP_TEST_BACKENDS", "python,cpu").split(",")
+DEVICES = ("cuda", "simulator")
 # The product of a test's `shape` beyond which an interpreted backend leaves it to the compiled ones.
-INTERPRETED = {"python": 10_000, "simulator": 10_000}
+INTERPRETED = {"python": 10_000}
+
+# The simulator's shapes. Its tiles are 4 x 4, and the depth that is staged at once is 3: each ragged shape spans two
+# tiles or more, and divides by neither. Beside them nothing but ones, nothing at all, what is tall, and what is wide.
+RAGGED = {(7,), (7, 5), (7, 13), (7, 13, 5)}
+SIMULATED = RAGGED | {(1,), (1, 1), (1, 1, 1), (33,), (33, 10), (33, 1, 9), (2, 101), (1, 9, 33)}
+SIMULATED |= {(0,), (0, 1), (0, 4), (0, 5), (4, 0), (0, 4, 3), (3, 0, 4), (3, 4, 0), (0, 4, 5), (0, 0, 1)}
 
 
 def pytest_collection_modifyitems(config, items):
-    def too_large(item):
-        parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        limit = INTERPRETED.get(parameters.get("backend"), math.inf)
-        return math.prod(parameters.get("shape", (0,))) > limit
+    config.hook.pytest_deselected(items=[item for item in items if left_out(item)])
+    items[:] = [item for item in items if not left_out(item)]
 
-    config.hook.pytest_deselected(items=[item for item in items if too_large(item)])
-    items[:] = [item for item in items if not too_large(item)]
+
+def left_out(item):
+    """Whether a row is not for its backend: its mark says that it is for a device, or for what is none, and why; or its
+    shape is too large for one that is interpreted."""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    backend, shape = parameters.get("backend"), parameters.get("shape", ())
+    if item.get_closest_marker("host") and backend in DEVICES:
+        return True
+    if item.get_closest_marker("device") and backend not in DEVICES:
+        return True
+    if backend == "simulator":
+        # What it runs is Python, which has a dtype from its arrays: float64 is seen at the ragged shapes, and in the
+        # central differences. That a kernel computes in its dtype alone is for the compiled code's tests.
+        return shape not in SIMULATED | {()} or (parameters.get("dtype") == "float64" and shape not in RAGGED)
+    return math.prod(shape or (0,)) > INTERPRETED.get(backend, math.inf)
 
 
 @pytest.fixture(params=BACKENDS, scope="session")
@@ -33,13 +52,20 @@ def backend(request):
     if request.param == "simulator":
         from stand_in import get_simulator
 
-        return get_simulator()
+        return Carried(get_simulator())
     try:
-        return fm.get_backend(request.param)
+        found = fm.get_backend(request.param)
     except fm.BackendUnavailable as error:
         if os.environ.get("FUSEDMLP_REQUIRE_BACKENDS"):
             pytest.fail(f"required backend {request.param!r}: {error}")
         pytest.skip(str(error))
+    return Carried(found) if request.param in DEVICES else found
+
+
+@pytest.fixture
+def compiled(request):
+    """Whether the backend runs compiled code, for which no size is too large."""
+    return request.node.callspec.params["backend"] in ("cpu", "cuda")
 
 
 @pytest.fixture(params=["float32", "float64"])

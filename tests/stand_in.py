@@ -6,6 +6,7 @@ read, and what is captured neither allocates, nor waits, nor runs for the first 
 before Numba is first imported.
 """
 
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -57,17 +58,14 @@ def on_device(array):
 
 
 class StandInMemory(Memory):
-    """As backends/cuda/driver.py's DeviceMemory."""
+    """As backends/cuda/driver.py's DeviceMemory. `allocations` has the bytes of each allocation."""
 
     device, checks = "cuda", False
 
     def __init__(self):
-        self.capturing, self.free = False, 1 << 30
+        self.capturing, self.free, self.allocations = False, 1 << 30, []
         self.library = SimpleNamespace(
-            ndarray=OnDevice,
-            zeros=lambda shape, dtype: self.clear(self.empty(shape, dtype)),
-            may_share_memory=np.may_share_memory,
-            shares_memory=np.shares_memory,
+            ndarray=OnDevice, may_share_memory=np.may_share_memory, shares_memory=np.shares_memory
         )
 
     def view(self, name, value, dtype="float32"):
@@ -77,13 +75,16 @@ class StandInMemory(Memory):
         raise AssertionError("an array that says that it is on a device")
 
     def settled(self, array):
-        return array if array.flags.c_contiguous and array.flags.aligned else on_device(array.copy())
+        if array.flags.c_contiguous and array.flags.aligned:
+            return array
+        copy = self.empty(array.shape, array.dtype)
+        copy[...] = array
+        return copy
 
     def empty(self, shape, dtype):
         self.check_idle("allocate")
         nbytes = prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize
-        if nbytes > self.free:
-            raise OutOfMemory(nbytes, self.free)
+        self._count(nbytes)
         made = on_device(np.empty(shape, dtype))
         made[...] = 113  # whatever was there before
         return made
@@ -100,12 +101,16 @@ class StandInMemory(Memory):
         place[...] = array
         return place
 
+    def _count(self, nbytes):
+        if nbytes > self.free:
+            raise OutOfMemory(nbytes, self.free)
+        self.allocations.append(nbytes)
+
     def to_device(self, array):
         if isinstance(array, OnDevice):
             return array
         self.check_idle("copy from the host")
-        if array.nbytes > self.free:
-            raise OutOfMemory(array.nbytes, self.free)
+        self._count(array.nbytes)
         return on_device(np.array(array))
 
     def to_host(self, array):
@@ -123,7 +128,6 @@ class StandInMemory(Memory):
 
     def clear(self, array):
         array[...] = 0
-        return array
 
     def free_bytes(self):
         return self.free
@@ -175,6 +179,9 @@ class StandIn:
 
     def __init__(self):
         assert config.ENABLE_CUDASIM, "set NUMBA_ENABLE_CUDASIM=1 before Numba is imported"
+        # The simulator watches its threads in a loop that never waits: at Python's 5 ms each of them, at each barrier,
+        # got its turn so late that a kernel took ten times as long.
+        sys.setswitchinterval(1e-4)
         self.memory = StandInMemory()
         self.launches, self.replays, self._ran, self._captured = [], 0, set(), None
         workspace = self.memory.aligned(4096, np.dtype(np.uint8))
@@ -194,7 +201,8 @@ class StandIn:
         words = words_for(kind, Device(lambda word, thin: word, shared, dynamic, views))
         folder = Path(fusedmlp.backends.cuda.__file__).parent
         binder = Binder(words, lambda function, thin: function, folder, kind.rules)
-        return words["begin"], entries.bound(binder, entry)
+        bound = entries.bound(binder, entry)
+        return words["begin"], np.errstate(all="ignore")(bound)  # in each of the simulator's threads
 
     def home_bytes(self, entry, kind):
         return self.HOME
@@ -223,9 +231,8 @@ class StandIn:
             a, b, out, bias = launch.arguments
             self._products(self._products.plan(launch.kind), a, b, out, 0, bias)
             return
-        with np.errstate(all="ignore"):
-            begin, body = self.kernel(launch.entry, launch.kind)
-            cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
+        begin, body = self.kernel(launch.entry, launch.kind)
+        cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
 
     @contextmanager
     def _capturing(self):
@@ -253,7 +260,7 @@ class StandIn:
 
 class SimulatedBackend(CudaBackend):
     shapes = SHAPES
-    panel = 8 << 10
+    panel = 128  # bytes: a few rows
 
     def __init__(self):
         super().__init__(StandIn())

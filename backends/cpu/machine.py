@@ -28,7 +28,7 @@ int32 = ir.IntType(32)
 int64 = ir.IntType(64)
 
 
-matrix, vector, block, row = views(intrinsic, types, cgutils)
+matrix, vector, block, row, _ = views(intrinsic, types, cgutils)
 
 
 @intrinsic

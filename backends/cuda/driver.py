@@ -70,9 +70,12 @@ class DeviceMemory(Memory):
         return self.library.from_dlpack(value) if hasattr(value, "__dlpack__") else self.library.asarray(value)
 
     def settled(self, array: Array) -> Array:
-        if not array.flags.c_contiguous:
-            return self.library.ascontiguousarray(array)
-        return array.copy() if array.data.ptr % array.itemsize else array
+        if array.data.ptr % array.itemsize:
+            # No kernel can read such numbers, CuPy's copies neither: the attempt ends all work on the device.
+            shape, strides = (*array.shape, array.itemsize), (*array.strides, 1)
+            single = self.library.ndarray(shape, np.uint8, array.data, strides)
+            return single.copy().view(array.dtype).reshape(array.shape)
+        return self.library.ascontiguousarray(array)
 
     def empty(self, shape: Any, dtype: np.dtype) -> Array:
         with self._room_for(prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize):

@@ -30,6 +30,16 @@ def read_only(*shape):
 OWN = dataclasses.replace(fm.activations.relu, value=fm.activations.silu.value)
 OWN_LOSS = dataclasses.replace(fm.losses.mse, gradient=fm.losses.mae.gradient)
 
+
+def host(reason, *row):
+    """A row that is not for a device."""
+    return pytest.param(*row, marks=pytest.mark.host(reason))
+
+
+NOT_CARRIED = "CuPy has no such arrays"
+NOT_READ_BACK = "a device's indices are not read back before a kernel sees them"
+NOT_OF_A_HOST = "a device has this precision"
+
 # Working calls: x (6, 4), weight (5, 4), bias (5,), all else (6, 5); float32.
 FLOATS = ("float32", "float64")
 BAD_CALLS = [
@@ -48,17 +58,17 @@ BAD_CALLS = [
     ("dense_forward", {"x": zeros(6, 4, dtype=bool)}, TypeError, ["x", "bool", "float32", ".astype("]),
     ("dense_forward", {"x": zeros(6, 4, dtype=np.float16)}, TypeError, ["x", "float16", "float32"]),
     ("dense_forward", {"x": zeros(6, 4, dtype=np.complex64)}, TypeError, ["x", "complex64", "float32"]),
-    ("dense_forward", {"x": zeros(6, 4, dtype=object)}, TypeError, ["x", "object", "float32"]),
+    host(NOT_CARRIED, "dense_forward", {"x": zeros(6, 4, dtype=object)}, TypeError, ["x", "object", "float32"]),
     ("dense_forward", {"x": [[1.0] * 4] * 6}, TypeError, ["x", "list", "array"]),
     ("dense_forward", {"activation": "relo"}, ValueError, ["activation", "relo", *NAMES]),
     ("dense_forward", {"activation": 3}, (TypeError, ValueError), ["activation", "3", *NAMES]),
     ("dense_forward", {"activation": OWN}, ValueError, ["activation", "'relu'", "formulas"]),
-    ("dense_forward", {"x": np.ma.array(zeros(6, 4))}, TypeError, ["x", "mask", "filled"]),
-    ("dense_forward", {"precision": "tf32"}, ValueError, ["precision", "tf32", "float32"]),
+    host(NOT_CARRIED, "dense_forward", {"x": np.ma.array(zeros(6, 4))}, TypeError, ["x", "mask", "filled"]),
+    host(NOT_OF_A_HOST, "dense_forward", {"precision": "tf32"}, ValueError, ["precision", "tf32", "float32"]),
     ("dense_forward", {"precision": "double"}, ValueError, ["precision", "double", "float32"]),
     ("dense_forward", {"out": zeros(5, 6)}, ValueError, ["out", "(5, 6)", "(6, 5)"]),
     ("dense_forward", {"out": zeros(6, 5, dtype=F64)}, TypeError, ["out", *FLOATS]),
-    ("dense_forward", {"out": read_only(6, 5)}, ValueError, ["out", "read-only", "writable"]),
+    host(NOT_CARRIED, "dense_forward", {"out": read_only(6, 5)}, ValueError, ["out", "read-only", "writable"]),
     ("dense_forward", {"out": zeros(5, 6).T}, ValueError, ["out", "contiguous"]),
     ("dense_forward", {"out": [[0.0] * 5] * 6}, TypeError, ["out", "list", "array"]),
     ("dense", {"weight": zeros(5, 3)}, ValueError, ["weight", "(5, 3)", "(6, 4)"]),
@@ -72,7 +82,7 @@ BAD_CALLS = [
     ("dense_backward", {"saved": zeros(6, 5, dtype=F64)}, TypeError, ["saved", *FLOATS, ".astype("]),
     ("dense_backward", {"saved": None}, TypeError, ["saved", "None"]),
     ("dense_backward", {"activation": "relo"}, ValueError, ["activation", "relo", *NAMES]),
-    ("dense_backward", {"precision": "bf16"}, ValueError, ["precision", "bf16", "float32"]),
+    host(NOT_OF_A_HOST, "dense_backward", {"precision": "bf16"}, ValueError, ["precision", "bf16", "float32"]),
     ("activate", {"z": zeros(6, 5, dtype=np.int32)}, TypeError, ["z", "int32", "float32", ".astype("]),
     ("activate", {"activation": ""}, ValueError, ["activation", *NAMES]),
     ("activation_backward", {"dy": zeros(6, 4)}, ValueError, ["dy", "(6, 4)", "(6, 5)"]),
@@ -84,14 +94,14 @@ BAD_CALLS = [
     ("huber", {"delta": np.nan}, ValueError, ["delta", "nan"]),
     ("huber", {"delta": "1"}, TypeError, ["delta", "'1'"]),
     ("activate", {"activation": dataclasses.replace(OWN, name="mine")}, ValueError, ["activation", "'mine'", *NAMES]),
-    ("cross_entropy", {"target": np.array([0, 1, 2, 3, 4, 5])}, ValueError, ["target", "5"]),
-    ("cross_entropy", {"target": np.array([0, 1, 2, 3, 4, -1])}, ValueError, ["target", "-1", "5"]),
-    ("cross_entropy", {"target": np.array([0] * 5 + [255], np.uint8)}, ValueError, ["target", "255", "5"]),
-    (
-        "cross_entropy",
-        {"target": np.array([0] * 5 + [2**63], np.uint64)},
-        ValueError,
-        ["target", str(2**63), "5"],
+    *(
+        host(NOT_READ_BACK, "cross_entropy", {"target": np.array([0] * 5 + [wrong], index)}, ValueError, words)
+        for wrong, index, words in (
+            (5, np.int64, ["target", "5"]),
+            (-1, np.int64, ["target", "-1", "5"]),
+            (255, np.uint8, ["target", "255", "5"]),
+            (2**63, np.uint64, ["target", str(2**63), "5"]),
+        )
     ),
     ("cross_entropy", {"target": [0, 1, 2, 3, 4, 0]}, TypeError, ["target", "list", "int64"]),
     ("cross_entropy", {"target": np.zeros((6, 1), np.int64)}, ValueError, ["target", "(6, 1)", "(6,)", "ravel"]),
@@ -147,7 +157,7 @@ def assert_message(error, words):
 
 
 def identify(row):
-    kernel, change = row[0], row[1]
+    kernel, change, *_ = getattr(row, "values", row)
     (name, value), *_ = change.items()
     shown = f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else repr(value)[:12]
     return f"{kernel}-{name}-{shown}"
@@ -195,6 +205,32 @@ def test_out_overlaps_an_input_that_is_copied(backend):
         backend.dense_forward(base.T, np.eye(4, dtype=F32), out=base)
     assert_message(caught, ["out", "x", "overlap"])
     np.testing.assert_array_equal(base, before)
+
+
+class Kept(np.ndarray):
+    """An array that is not carried to a device."""
+
+
+@pytest.mark.device("on the host, tests/system/test_selector.py has arrays that lie elsewhere")
+@pytest.mark.parametrize("kernel", oracle.KERNELS)
+def test_an_array_of_the_host(backend, kernel, rng):
+    """Each argument in turn: never a silent copy to the device."""
+    arguments = oracle.arguments(kernel, rng, F32)
+    for name, value in arguments.items():
+        if isinstance(value, np.ndarray):
+            with pytest.raises(TypeError, match=f"^{name}: expected an array on a CUDA device, got one on cpu"):
+                getattr(backend, kernel)(**arguments | {name: value.view(Kept)})
+
+
+@pytest.mark.device("on the host, tests/system/test_selector.py has arrays that lie elsewhere")
+@pytest.mark.parametrize("name", ["parameter", "gradient"])
+def test_an_update_of_an_array_of_the_host(backend, name):
+    optimizer, arrays = fm.Adam(), {"parameter": zeros(6, 4), "gradient": zeros(6, 4)}
+    state = optimizer.init(arrays["parameter"])
+    arrays[name] = arrays[name].view(Kept)
+    with pytest.raises(TypeError, match=f"^{name}: expected an array on a CUDA device, got one on cpu"):
+        backend.update_inplace(optimizer, **arrays, state=state)
+    assert state.steps == 0
 
 
 def test_parameter_overlaps_its_gradient(backend):
@@ -259,7 +295,7 @@ BAD_UPDATES = [
     ({"gradient": zeros(4)}, ValueError, ["gradient", "(4,)", "(6, 4)"]),
     ({"gradient": zeros(6, 4, dtype=F64)}, TypeError, ["gradient", *FLOATS, ".astype("]),
     ({"gradient": zeros(6, 4, dtype=np.int64)}, TypeError, ["gradient", "int64", "float32", ".astype("]),
-    ({"parameter": read_only(6, 4)}, ValueError, ["parameter", "read-only", "writable"]),
+    host(NOT_CARRIED, {"parameter": read_only(6, 4)}, ValueError, ["parameter", "read-only", "writable"]),
     ({"parameter": zeros(4, 6).T}, ValueError, ["parameter", "contiguous"]),
     ({"parameter": [[0.0] * 4] * 6}, TypeError, ["parameter", "list", "array"]),
     ({"parameter": zeros(5, 4), "gradient": zeros(5, 4)}, ValueError, ["state", "(6, 4)", "(5, 4)"]),
@@ -267,7 +303,9 @@ BAD_UPDATES = [
 
 
 @pytest.mark.parametrize(
-    "change, error, words", BAD_UPDATES, ids=[f"{next(iter(row[0]))}{i}" for i, row in enumerate(BAD_UPDATES)]
+    "change, error, words",
+    BAD_UPDATES,
+    ids=[f"{next(iter(getattr(row, 'values', row)[0]))}{i}" for i, row in enumerate(BAD_UPDATES)],
 )
 def test_bad_update(backend, change, error, words, rng):
     """The parameter stays as it was, and so does the state: the next good update is the first one."""

@@ -35,7 +35,11 @@ LAYOUTS = {
     "unaligned": unaligned,
     "read_only": read_only,
 }
-LAYOUT = pytest.mark.parametrize("layout", LAYOUTS)
+LAYOUT = pytest.mark.parametrize(
+    "layout",
+    [name for name in LAYOUTS if name != "read_only"]
+    + [pytest.param("read_only", marks=pytest.mark.host("CuPy has no read-only arrays"))],
+)
 
 
 def each_array(arguments, change):
@@ -146,6 +150,23 @@ def test_out_may_neighbour_an_input(backend, dtype, rng):
     np.testing.assert_array_equal(x, before)
 
 
-def test_precision_float32_is_the_plain_product(backend, dtype, rng):
+def test_precision_float32_is_the_plain_product(backend, rng):
     arguments = oracle.arguments("dense_forward", rng, np.dtype("float32"))
     assert_same(backend.dense_forward(**arguments, precision="float32"), backend.dense_forward(**arguments))
+
+
+@pytest.mark.device("a processor has products of its arrays' own precision alone")
+@pytest.mark.parametrize("precision, bits", [("tf32", 11), ("bf16", 8)])
+def test_precision_of_a_device(backend, precision, bits, rng):
+    """Both factors of a product rounded to so many bits, or to more, and the products of their elements summed in
+    float32. The bias and its gradient are no products."""
+    dy, x, weight, bias = (rng.normal(size=size).astype(np.float32) for size in ((7, 5), (7, 13), (5, 13), 5))
+    y = backend.dense_forward(x, weight, bias, precision=precision)
+    dx, dweight, dbias = backend.dense_backward(dy, x, weight, y, "identity", precision=precision)
+    products = {"y": (y - bias, x, weight.T), "dx": (dx, dy, weight), "dweight": (dweight, dy.T, x)}
+    for name, (got, a, b) in products.items():
+        right = a.astype(np.float64) @ b.astype(np.float64)
+        oracle.Expected(right, 2.1 * 2.0**-bits * (np.abs(a) @ np.abs(b)), x.dtype).check(got, name)
+    np.testing.assert_allclose(dbias, dy.sum(0), rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=f"precision: '{precision}' is for float32 arrays, got float64"):
+        backend.dense_forward(x.astype(np.float64), weight.astype(np.float64), precision=precision)

@@ -28,7 +28,7 @@ def test_optimizer(backend, dtype, case, shape, rng):
     parameter, gradients = problem(shape, rng, dtype)
     expected = oracle.trajectory(case, parameter, gradients)
     optimizer = getattr(fm, case.name)(**case.options)
-    state = optimizer.init(parameter)
+    state = backend.state(optimizer, parameter)
     for step, (gradient, right) in enumerate(zip(gradients, expected, strict=True), 1):
         before = gradient.copy()
         backend.update_inplace(optimizer, parameter, gradient, state)

@@ -56,25 +56,6 @@ def test_every_entry_compiles_for_hopper():
             assert ".target sm_90" in ptx(entry, kind, (9, 0))
 
 
-ROWS = (
-    "(test_dense and (7x13x5 or 17x19x23) and sigmoid)"
-    " or (test_losses and test_cross_entropy and 7x5)"
-    " or (test_optimizers and 7x5 and Adam)"
-)
-
-
-@pytest.mark.timeout(600)
-def test_simulator_rows():
-    """Two tiles of 4 x 4 and a ragged edge in each dimension. The simulator must be chosen before Numba is imported,
-    hence the process of its own."""
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "FUSEDMLP_TEST_BACKENDS": "simulator"}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", ROWS, str(TESTS / "conformance")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=TESTS.parent)
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
-    passed = int(re.search(r"(\d+) passed", done.stdout)[1])
-    assert passed >= 26 and "skipped" not in done.stdout, done.stdout[-2000:]
-
-
 @pytest.mark.timeout(300)
 def test_model_on_the_stand_in():
     """Training, validation, gradients, a step by hand, and a loss that is not finite, as on python."""
@@ -83,20 +64,3 @@ def test_model_on_the_stand_in():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(TESTS / "cuda/on_the_stand_in.py")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=TESTS.parent)
     assert done.returncode == 0 and "4 passed" in done.stdout, done.stdout[-4000:] + done.stderr[-2000:]
-
-
-def test_simulator_rows_can_fail():
-    """A word that means something else is found."""
-    environment = os.environ | {"NUMBA_ENABLE_CUDASIM": "1", "FUSEDMLP_TEST_BACKENDS": "simulator"}
-    planted = (
-        "import sys, pytest\n"
-        f"sys.path.insert(0, {str(TESTS)!r})\n"
-        "import stand_in\n"
-        "stand_in.PLAIN = dict(stand_in.PLAIN, exp=lambda z: z * 0 + 1)\n"
-        f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', 'test_dense_forward and 7x13x5 and sigmoid',"
-        f" {str(TESTS / 'conformance')!r}]))\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", planted], env=environment, capture_output=True, text=True, cwd=TESTS.parent
-    )
-    assert done.returncode == 1 and " failed" in done.stdout, done.stdout[-2000:]
