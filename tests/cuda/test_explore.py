@@ -13,7 +13,7 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +33,7 @@ from fusedmlp.benchmarks.explore import (
     kernels,
     mathematics,
     products,
+    runner,
     sections,
     train_pytorch,
     trainings,
@@ -448,7 +449,7 @@ except RuntimeError as error:
 else:
     raise AssertionError("the processor was taken for a GPU")
 """
-    environment = script.device.environment(1) | {"JAX_PLATFORMS": "cpu"}
+    environment = runner.device.environment(1) | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     made = [row_of(json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -475,11 +476,11 @@ def test_table():
 
 
 def test_document(tmp_path, monkeypatch, capsys):
-    def fabricate(name, file, seconds):
+    def fabricate(name, section, file, seconds):
         with file.open("a") as out:
-            out.writelines(json.dumps(script.asdict(row)) + "\n" for row in FABRICATED if row.section == name)
+            out.writelines(json.dumps(asdict(row)) + "\n" for row in FABRICATED if row.section == name)
 
-    monkeypatch.setattr(script, "run_section", fabricate)
+    monkeypatch.setattr(runner, "run_section", fabricate)
     monkeypatch.setenv("PATH", "")  # there is no git
     assert script.main(["--out", str(tmp_path), "--sections", "device", "barriers", "jax"]) == 0
     results = json.loads((tmp_path / "explore-test-device-no-such-gpu.json").read_text())
@@ -514,18 +515,18 @@ def executable(path, text):
 )
 def test_a_section_that_ends_badly_is_a_row(does, said, tmp_path, monkeypatch):
     """Also one that hangs, with a process that it started."""
-    monkeypatch.setattr(script.sys, "executable", executable(tmp_path / "python", f"#!/bin/sh\n{does}\n"))
-    monkeypatch.setattr(script, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(script, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(runner.sys, "executable", executable(tmp_path / "python", f"#!/bin/sh\n{does}\n"))
+    monkeypatch.setattr(runner, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "GRACE_SECONDS", 0.3)
     began = time.monotonic()
-    script.run_section("graphs", tmp_path / "rows.jsonl", 0.2)
+    runner.run_section("graphs", sections.SECTIONS["graphs"], tmp_path / "rows.jsonl", 0.2)
     assert time.monotonic() - began < 20
     (row,) = [row_of(json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert (row.section, row.name, row.status) == ("graphs", "the section", "failed") and said in row.note
 
 
 def test_no_time_left(tmp_path, notes):
-    script.run_section("graphs", tmp_path / "rows.jsonl", 1.0)
+    runner.run_section("graphs", sections.SECTIONS["graphs"], tmp_path / "rows.jsonl", 1.0)
     late = Notebook(notes.section, notes.file, time.monotonic() - 1)
     late.attempt("much", lambda: pytest.fail("it was begun"))
     assert [(row.name, row.status, row.note) for row in rows(notes)] == [
@@ -547,8 +548,8 @@ def test_a_failing_figure_does_not_end_its_section(notes):
 
 def test_every_section_exists():
     for section in sections.SECTIONS.values():
-        if section.module != "train_jax":
-            module = __import__(f"fusedmlp.benchmarks.explore.{section.module}", fromlist=["_"])
+        if not section.module.endswith("train_jax"):
+            module = __import__(section.module, fromlist=["_"])
             assert callable(getattr(module, section.function))
     assert sum(min(section.seconds, 45) for section in sections.SECTIONS.values()) > script.SECONDS
-    assert script.SECONDS + script.GRACE_SECONDS < 420
+    assert script.SECONDS + runner.GRACE_SECONDS < 420
