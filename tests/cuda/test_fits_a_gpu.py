@@ -18,7 +18,9 @@ TESTS = Path(__file__).parents[1]
 # Where float32 kernels may work in float64: the sum of the rows' losses (docs/numerics.md). Everything there is a
 # conversion, an addition, or a move, load and store of the sum.
 SUM_OF_LOSSES = {"cvt.f64.f32", "cvt.rn.f32.f64", "add.f64", "add.rn.f64", "mov.f64", ".reg"}
-SUM_OF_LOSSES |= {f"{way}.{place}f64" for way in ("ld", "st") for place in ("global.", "shared.", "local.", "param.", "")}
+SUM_OF_LOSSES |= {
+    f"{way}.{place}f64" for way in ("ld", "st") for place in ("global.", "shared.", "local.", "param.", "")
+}
 SUMS = {"loss", "run", "one.total"}
 
 KERNELS = [(name, of) for dtype in SHAPES for name, of in ptxas.kernels(dtype)]

@@ -93,7 +93,9 @@ def test_out(library, operands):
 def test_arrays_on_two_devices(library, operands):
     """Each is named with its place; nothing is carried silently."""
     x, weight, bias, _ = operands
-    with pytest.raises(TypeError, match="expected all arrays on one device, got x on cuda, weight on cpu, bias on cuda"):
+    with pytest.raises(
+        TypeError, match="expected all arrays on one device, got x on cuda, weight on cpu, bias on cuda"
+    ):
         fm.dense_forward(library.array(x), weight, library.array(bias))
     with pytest.raises(TypeError, match="expected all arrays on one device, got logits on cpu, target on cuda"):
         fm.cross_entropy(x, library.array(np.zeros(ROWS, np.int64)))
