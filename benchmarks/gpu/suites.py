@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from fusedmlp.benchmarks import device
 from fusedmlp.benchmarks.explore.notebook import Notebook
 
 THREADS = 2  # of each process: most of its time goes into compiling, which has one
+TIMED_OUT = 124
 MOST_NAMED = 30  # failed tests of one process that have rows of their own
 REST = ("activations", "bad_input", "fused_bytes", "inputs", "optimizers", "parity", "types")
 
@@ -72,11 +72,11 @@ def run(suite: Suite, file: Path, notes: Notebook) -> tuple[list[dict[str, str]]
     paths = [str(device.ROOT / "tests" / path) for path in suite.paths]
     command = [sys.executable, "-m", "fusedmlp.benchmarks.gpu.pytests", str(file), *paths]
     command += ["-k", suite.only] if suite.only else []
-    code, said = finished(command, environment, notes.left)
+    code, lines = finished(command, environment, notes.left)
     ended = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     # 1 says that tests failed, which they say themselves.
     fine = code == 0 or (code == 1 and any(test["outcome"] == "failed" for test in ended))
-    return ended, "" if fine else said
+    return ended, "" if fine else last_words(code, lines)
 
 
 def report(notes: Notebook, name: str, result: Callable[[], tuple[list[dict[str, str]], str]]) -> None:
@@ -94,8 +94,8 @@ def report(notes: Notebook, name: str, result: Callable[[], tuple[list[dict[str,
         notes.found(name, said)
 
 
-def finished(command: list[str], environment: dict[str, str], seconds: float) -> tuple[int, str]:
-    """The status of a process, and its last words; it is ended when its time is up."""
+def finished(command: list[str], environment: dict[str, str], seconds: float) -> tuple[int, list[str]]:
+    """The status of a process, and the lines that it said; it is ended when its time is up."""
     try:
         done = subprocess.run(
             command,
@@ -108,9 +108,12 @@ def finished(command: list[str], environment: dict[str, str], seconds: float) ->
             timeout=max(1.0, seconds),
         )
     except subprocess.TimeoutExpired:
-        return 124, f"it took more than {seconds:.0f} s"
-    lines = [line for line in done.stdout.splitlines() if line.strip()]
-    return done.returncode, f"ended with {done.returncode}: {' / '.join(lines[-3:])}"
+        return TIMED_OUT, [f"it took more than {seconds:.0f} s"]
+    return done.returncode, [line for line in done.stdout.splitlines() if line.strip()]
+
+
+def last_words(code: int, lines: list[str]) -> str:
+    return f"ended with {code}: {' / '.join(lines[-3:])}"
 
 
 # NVIDIA's tools by what they look for. What CUDA's functions answer is the business of those who ask.
@@ -119,30 +122,34 @@ TOOLS = {
     "racecheck": ["--tool", "racecheck", "--racecheck-report", "all"],
 }
 FOUND = 86  # the status with which the tool says that it found something
+TOUCH = "import sys; from fusedmlp.benchmarks.gpu import touch; sys.exit(touch.main())"
+SAYS = "========="  # begins each of its lines
 
 
 def sanitize(notes: Notebook) -> None:
     """Every kernel once: by itself, which compiles them, and then under each tool."""
     environment = device.environment(THREADS)
-    kernels = [sys.executable, "-m", "fusedmlp.benchmarks.gpu.touch"]
-    code, said = finished(kernels, environment, notes.left)
+    kernels = [sys.executable, "-c", TOUCH]
+    code, lines = finished(kernels, environment, notes.left)
     if code:
-        notes.failed("every kernel once", RuntimeError(said))
+        notes.failed("every kernel once", RuntimeError(last_words(code, lines)))
         return
-    notes.found("every kernel once", said.partition(": ")[2])
+    notes.found("every kernel once", lines[-1])
     sanitizer = shutil.which("compute-sanitizer") or shutil.which("compute-sanitizer", path="/usr/local/cuda/bin")
     if sanitizer is None:
         notes.skipped("compute-sanitizer", "it is not on PATH")
         return
     with ThreadPoolExecutor(len(TOOLS)) as pool:
 
-        def start(options: list[str]) -> tuple[int, str]:
+        def start(options: list[str]) -> tuple[int, list[str]]:
             return finished([sanitizer, *options, "--error-exitcode", str(FOUND), *kernels], environment, notes.left)
 
-        for name, (code, said) in zip(TOOLS, pool.map(start, TOOLS.values()), strict=True):
-            # The last line of a run that is fine: "ERROR SUMMARY: 0 errors", or racecheck's of the like.
-            summary = re.findall(r"={3,} (\w+ SUMMARY: [^/]*)", said)
-            if code or not summary:
-                notes.failed(name, RuntimeError(said))
+        for name, (code, lines) in zip(TOOLS, pool.map(start, TOOLS.values()), strict=True):
+            said = [line.removeprefix(SAYS).strip() for line in lines if line.startswith(SAYS)]
+            summary = [line for line in said if " SUMMARY: " in line]
+            if code == 0 and summary:
+                notes.found(name, summary[-1])
+            elif code == FOUND:
+                notes.failed(name, RuntimeError(" / ".join([*summary, *said[1:5]])))
             else:
-                notes.found(name, summary[-1].strip())
+                notes.failed(name, RuntimeError(last_words(code, lines)))

@@ -1,9 +1,5 @@
-"""Every kernel that is launched, once, on small arrays: what a tool that watches kernels is given to run.
+"""Every kernel that is launched, once, on small arrays: what a tool that watches kernels is given to run."""
 
-`python -m fusedmlp.benchmarks.gpu.touch`: status 0 where all were launched and nothing that they made was NaN.
-"""
-
-import sys
 from itertools import product
 from typing import Any
 
@@ -68,6 +64,8 @@ def trainings(backend: Any, rng: np.random.Generator) -> list[Any]:
 
 
 def main() -> int:
+    """0 where all were launched, and nothing that they made is NaN."""
+    without_pool()
     backend: Any = fm.get_backend("cuda")
     launched: set[str] = set()
     launch = backend._driver.launch
@@ -89,8 +87,3 @@ def main() -> int:
         return 1
     print(f"{len(launched)} kernels, {len(found)} arrays")
     return 0
-
-
-if __name__ == "__main__":
-    without_pool()
-    sys.exit(main())
