@@ -1,5 +1,7 @@
-"""A stand-in for benchmarks/explore/gpu.py's door: NumPy's arrays, and in NumPy what each kernel is there for. Its times
-are this machine's and mean nothing."""
+"""A stand-in for benchmarks/explore/gpu.py's door: NumPy's arrays, and in NumPy what each kernel is there for.
+
+Its times are this machine's and mean nothing.
+"""
 
 import ctypes
 import time

@@ -46,4 +46,5 @@ def run(name: str, module: str, function: str, file: Path, seconds: float) -> No
 
 
 if __name__ == "__main__":
-    run(*sys.argv[1:4], Path(sys.argv[4]), float(sys.argv[5]))
+    section, module, function, file, seconds = sys.argv[1:]
+    run(section, module, function, Path(file), float(seconds))

@@ -51,7 +51,7 @@ class Ours:
 
     def __init__(self, precision: str) -> None:
         self.backend = fm.get_backend("cuda")
-        self.precision = {"precision": precision}
+        self.precision = precision
 
     def array(self, value: np.ndarray) -> Any:
         return self.backend.memory.to_device(value)
@@ -60,10 +60,10 @@ class Ours:
         return self.backend.memory.to_host(array)
 
     def dense_forward(self, x: Any, weight: Any, bias: Any, activation: str) -> Any:
-        return self.backend.dense_forward(x, weight, bias, activation, **self.precision)
+        return self.backend.dense_forward(x, weight, bias, activation, precision=self.precision)
 
     def dense_backward(self, dy: Any, x: Any, weight: Any, saved: Any, activation: str) -> Any:
-        return self.backend.dense_backward(dy, x, weight, saved, activation, **self.precision)
+        return self.backend.dense_backward(dy, x, weight, saved, activation, precision=self.precision)
 
     def __getattr__(self, kernel: str) -> Any:
         return getattr(self.backend, kernel)

@@ -1,6 +1,9 @@
 """A model on the stand-in for a device (tests/stand_in.py): the same history, parameters and answers as on python,
 whichever way its plan says that a training goes."""
 
+import itertools
+import signal
+
 import numpy as np
 import pytest
 
@@ -179,6 +182,31 @@ def test_out_of_memory_says_what_would_fit(models, given):
         fit(fits + 1)
     same(before, model.state_dict())
     fit(fits)
+
+
+@pytest.mark.parametrize("at", [2, 7])
+def test_ctrl_c_between_two_launches(models, given, monkeypatch, at):
+    """The steps that were begun are finished and counted: the model is what so many steps make it, and goes on so."""
+    (model, other), driver = models, models[0]._backend._driver
+    launch, numbers = driver.launch, itertools.count()
+
+    def interrupted(*arguments):
+        if next(numbers) == at:
+            signal.raise_signal(signal.SIGINT)
+        launch(*arguments)
+
+    monkeypatch.setattr(driver, "launch", interrupted)
+    optimizers = [fm.Adam(0.01), fm.Adam(0.01)]
+    options = {"loss": "cross_entropy", "batch_size": 1, "shuffle": False, "progress": False}
+    history = model.fit(*given, epochs=30, optimizer=optimizers[0], **options)
+    assert history.interrupted and history.steps > 0
+    epochs, rest = divmod(history.steps, ROWS)
+    if epochs:
+        other.fit(*given, epochs=epochs, optimizer=optimizers[1], **options)
+    for count in [rest] * (rest > 0) + [ROWS]:
+        other.fit(given[0][:count], given[1][:count], epochs=1, optimizer=optimizers[1], **options)
+    model.fit(*given, epochs=1, optimizer=optimizers[0], **options)
+    same(model.state_dict(), other.state_dict())
 
 
 def test_launches_are_within_the_device(models, given):
