@@ -3,11 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format bench gpu-explore clean
+.PHONY: help demo test lint format bench gpu gpu-explore clean
 .NOTPARALLEL:  # one environment serves all of them
 
 help:
-	@echo "make demo | test | lint | format | bench | gpu-explore | clean"
+	@echo "make demo | test | lint | format | bench | gpu | gpu-explore | clean"
 
 demo: .venv/with-sklearn
 	$(BIN)/fusedmlp demo
@@ -32,7 +32,13 @@ format: .venv/with-test
 bench: .venv/with-bench
 	$(BIN)/python -m fusedmlp.benchmarks
 
-# On a machine with a GPU, in the environment that is there: its CUDA packages are that machine's.
+# On a machine with a GPU, in the environment that is there: its CUDA packages are that machine's. Everything that only
+# a GPU can show, in less than 8 minutes: the tests on the device, compute-sanitizer, trainings beside their peers,
+# kernels beside what the card can do.
+gpu:
+	PYTHONPATH=. $(PYTHON) -m fusedmlp.benchmarks.gpu
+
+# What a GPU and its libraries can do, whatever this library makes of it.
 gpu-explore:
 	PYTHONPATH=. $(PYTHON) -m fusedmlp.benchmarks.explore
 

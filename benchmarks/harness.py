@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,7 +29,9 @@ RESTLESS = 0.5  # CPU seconds a second, at rest, from which on a pool counts as 
 PREPARE_LIMIT = 600.0  # seconds; torch.compile takes most of a minute
 TURN_LIMIT = 120.0  # seconds
 STOP_LIMIT = 10.0  # seconds
+WORKER = "fusedmlp.benchmarks.worker"
 Contestant = tuple[str, str]
+Prepared = dict[Contestant, dict[str, Any] | Exception]
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Row:
     seconds   a step
     ratio     this peer's time over ours, from turns that followed each other; None where ours was not timed
     resting   CPU seconds a second that it spent while it should have rested: the median over the rounds
+    host      seconds a step until the call came back, where another clock than the host's measured `seconds`
     """
 
     case: str
@@ -65,6 +68,7 @@ class Row:
     seconds: Spread | None = None
     ratio: Spread | None = None
     resting: float | None = None
+    host: Spread | None = None
 
 
 class Missing(Exception):
@@ -78,9 +82,10 @@ class Failed(Exception):
 class Peer:
     """The harness's end of a worker's process, which is started at its first use."""
 
-    def __init__(self, contestant: Contestant, threads: int):
+    def __init__(self, contestant: Contestant, threads: int, worker: str = WORKER):
         self.contestant = contestant
         self.threads = threads
+        self.worker = worker
         self.process: subprocess.Popen[str] | None = None
         self.missing = ""
         self.errors = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as this object
@@ -108,7 +113,7 @@ class Peer:
             raise Missing(self.missing)
         peer, mode = self.contestant
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "fusedmlp.benchmarks.worker", peer, mode, str(self.threads)],
+            [sys.executable, "-m", self.worker, peer, mode, str(self.threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
@@ -183,7 +188,17 @@ def mismatch(losses: list[float], reference: list[float], column: Column) -> str
 
 @dataclass
 class Bench:
-    """The processes of one run. `turn` is in seconds; `say` takes each row as it is done."""
+    """The processes of one run. `turn` is in seconds; `say` takes each row as it is done.
+
+    ours       who the others take turns with
+    reference  whose losses are right
+    rest       seconds between turns
+    """
+
+    ours: ClassVar[Contestant] = OURS
+    reference: ClassVar[Contestant] = REFERENCE
+    worker: ClassVar[str] = WORKER
+    rest: ClassVar[float] = REST_SECONDS
 
     contestants: list[Contestant]
     threads: int
@@ -192,8 +207,8 @@ class Bench:
     say: Callable[[Row], None]
 
     def __post_init__(self) -> None:
-        names = list(dict.fromkeys([REFERENCE, *self.contestants]))
-        self.peers = {name: Peer(name, self.threads) for name in names}
+        names = list(dict.fromkeys([self.reference, *self.contestants]))
+        self.peers = {name: Peer(name, self.threads, self.worker) for name in names}
 
     def close(self) -> None:
         for peer in self.peers.values():
@@ -203,16 +218,15 @@ class Bench:
         """Prepare and check all contestants, time those that are right; one row for each."""
         rows: dict[Contestant, Row] = {}
         prepared: dict[Contestant, dict[str, Any]] = {}
-        for name in self.peers:
-            try:
-                prepared[name] = self._prepare(name, case, column)
-            except Missing as cause:
-                rows[name] = Row(case.name, column.name, *name, "missing", str(cause))
-            except Failed as cause:
-                rows[name] = Row(case.name, column.name, *name, "failed", str(cause))
-        reference = prepared[REFERENCE]["losses"] if REFERENCE in prepared else None
+        for name, answer in self._prepare_all(case, column).items():
+            if isinstance(answer, Exception):
+                status = "missing" if isinstance(answer, Missing) else "failed"
+                rows[name] = Row(case.name, column.name, *name, status, str(answer))
+            else:
+                prepared[name] = answer
+        reference = prepared[self.reference]["losses"] if self.reference in prepared else None
         for name in list(prepared):
-            note = mismatch(prepared[name]["losses"], reference, column) if reference else ""
+            note = self._fault(prepared[name]["losses"], reference, column) if reference else ""
             if note:
                 del prepared[name]
                 rows[name] = Row(case.name, column.name, *name, "failed", note)
@@ -224,22 +238,37 @@ class Bench:
             self.say(row)
         return found
 
+    def _fault(self, losses: list[float], reference: list[float], column: Column) -> str:
+        """What is wrong with the first losses; empty where they are right."""
+        return mismatch(losses, reference, column)
+
+    def _prepare_all(self, case: Case, column: Column) -> Prepared:
+        """Each one's answer, or why there is none."""
+        return {name: self._attempt(name, case, column) for name in self.peers}
+
+    def _attempt(self, name: Contestant, case: Case, column: Column) -> dict[str, Any] | Exception:
+        try:
+            return self._prepare(name, case, column)
+        except (Missing, Failed) as cause:
+            return cause
+
     def _prepare(self, name: Contestant, case: Case, column: Column) -> dict[str, Any]:
         what = {"case": case.name, "column": column.name, "losses": CHECKED_STEPS, "turn": self.turn}
         return self.peers[name].ask(PREPARE_LIMIT, do="prepare", **what)
 
     def _timed(self, case: Case, column: Column, steps: dict[Contestant, int], note: str) -> dict[Contestant, Row]:
         """Rounds of ours, peer, ours, peer; the first round is a warm-up and is dropped."""
-        others = [name for name in steps if name != OURS]
+        others = [name for name in steps if name != self.ours]
         seconds: dict[Contestant, list[float]] = {name: [] for name in steps}
         ratios: dict[Contestant, list[float]] = {name: [] for name in others}
+        host: dict[Contestant, list[float]] = {name: [] for name in steps}
         resting: dict[Contestant, list[float]] = {name: [] for name in steps}
         causes: dict[Contestant, str] = {}
 
         def take_turn(name: Contestant, counts: bool) -> float | None:
             if name not in steps or name in causes:
                 return None
-            time.sleep(REST_SECONDS)
+            time.sleep(self.rest)
             try:
                 answer = self.peers[name].ask(TURN_LIMIT, do="run")
             except Failed as cause:
@@ -247,13 +276,14 @@ class Bench:
                 return None
             if counts:
                 seconds[name].append(answer["seconds"])
+                host[name].append(answer["host"])
                 resting[name].append(answer["resting"])
             return answer["seconds"]
 
         for number in range(self.rounds + 1):
-            for name in others or [OURS]:
-                ours = take_turn(OURS, counts=number > 0)
-                theirs = take_turn(name, counts=number > 0) if name != OURS else None
+            for name in others or [self.ours]:
+                ours = take_turn(self.ours, counts=number > 0)
+                theirs = take_turn(name, counts=number > 0) if name != self.ours else None
                 if ours and theirs and number > 0:
                     ratios[name].append(theirs / ours)
 
@@ -274,6 +304,7 @@ class Bench:
                 seconds=Spread.of(seconds[name]),
                 ratio=Spread.of(ratios[name]) if ratios.get(name) else None,
                 resting=rest,
+                host=Spread.of(host[name]),
             )
         return rows
 

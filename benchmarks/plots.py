@@ -31,10 +31,16 @@ def draw(results: dict[str, Any], stem: Path) -> list[Path]:
                 continue
             axes.set_title(f"{optimizer}: {results['device']}, {results['threads']} threads", fontsize=9)
             axes.legend(fontsize=8)
-            for suffix in ("png", "svg"):
-                written.append(stem.with_name(f"{stem.name}-{name}-{optimizer}.{suffix}"))
-                figure.savefig(written[-1], dpi=150)
+            written += save(figure, stem, f"{name}-{optimizer}")
     return written
+
+
+def save(figure: Any, stem: Path, name: str) -> list[Path]:
+    """As PNG and SVG, named by the results' stem."""
+    files = [stem.with_name(f"{stem.name}-{name}.{suffix}") for suffix in ("png", "svg")]
+    for file in files:
+        figure.savefig(file, dpi=150)
+    return files
 
 
 def ratios(axes: Any, results: dict[str, Any], optimizer: str) -> bool:

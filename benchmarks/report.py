@@ -127,8 +127,8 @@ def markdown(results: Results) -> str:
 
 
 def newest(folder: Path) -> Path:
-    """The results file of the latest date; an exploration's is none."""
-    files = [file for file in folder.glob("*.json") if not file.name.startswith("explore-")]
+    """The results file of the latest date; those of a GPU (explore-, gpu-) are others."""
+    files = [file for file in folder.glob("*.json") if not file.name.startswith(("explore-", "gpu-"))]
     if not files:
         raise FileNotFoundError(f"no results in {folder}: run python -m fusedmlp.benchmarks first")
     return max(files, key=lambda file: json.loads(file.read_text())["date"])

@@ -3,7 +3,9 @@
     -> {"do": "prepare", "case": "mnist", "column": "sgd", "losses": 20, "turn": 0.2}
     <- {"losses": [...], "steps": 450}            the steps of one turn, of about `turn` seconds
     -> {"do": "run"}
-    <- {"seconds": 4.1e-4, "resting": 0.001}      seconds a step; CPU seconds a second since the last answer
+    <- {"seconds": 4.1e-4, "host": 4.1e-4, "resting": 0.001}
+                                                  seconds a step, by the training's clock and by the host's until the
+                                                  call came back; CPU seconds a second since the last answer
     <- {"failed": "TypeError: ..."}               in place of either
 
 The first line is {"ready": true} or {"missing": "..."}. End of input ends the process.
@@ -15,9 +17,12 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 from fusedmlp.backends.cpu.threads import core_cpus
 from fusedmlp.benchmarks.cases import COLUMNS, named
+from fusedmlp.benchmarks.explore.clocks import HostClock
 from fusedmlp.benchmarks.peers import PACKAGES, Training
 
 FEWEST_STEPS = 3
@@ -39,8 +44,14 @@ def steps_per_turn(training: Training, turn: float) -> int:
         steps = max(2 * done, math.ceil(done * turn / (2 * took)))
 
 
-def serve(peer: str, mode: str, threads: int) -> None:
-    """Answer until the input ends. What libraries print goes to stderr: stdout belongs to the protocol."""
+Prepare = Callable[[dict[str, Any]], Training]  # from a request
+
+
+def serve(load: Callable[[], Prepare], package: str, threads: int) -> None:
+    """Answer until the input ends. What libraries print goes to stderr: stdout belongs to the protocol.
+
+    load     imports a peer; where that fails, `package` is what to install
+    """
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
 
@@ -51,9 +62,9 @@ def serve(peer: str, mode: str, threads: int) -> None:
     if hasattr(os, "sched_setaffinity") and threads < len(os.sched_getaffinity(0)) and threads <= len(cpus):
         os.sched_setaffinity(0, cpus[:threads])
     try:
-        module = importlib.import_module(f"fusedmlp.benchmarks.peers.{peer}")
+        prepare = load()
     except ImportError as error:
-        answer(missing=f"{error}: pip install {PACKAGES[peer]}")
+        answer(missing=f"{error}: pip install {package}")
         return
     answer(ready=True)
 
@@ -66,17 +77,14 @@ def serve(peer: str, mode: str, threads: int) -> None:
         try:
             if request["do"] == "prepare":
                 training = None
-                (case,) = named([request["case"]])
-                training = module.prepare(case, COLUMNS[request["column"]], mode, threads)
+                training = prepare(request)
                 losses = training.first_losses(request["losses"])
                 steps = steps_per_turn(training, request["turn"])
                 reply: dict[str, object] = {"losses": losses, "steps": steps}
             else:
                 if training is None:
                     raise RuntimeError("nothing is prepared")
-                began = time.perf_counter()
-                done = training.run(steps)
-                reply = {"seconds": (time.perf_counter() - began) / done, "resting": cpu / wall}
+                reply = {**turn(training, steps), "resting": cpu / wall}
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
             reply = {"failed": f"{type(error).__name__}: {said[0]}"}
@@ -84,5 +92,32 @@ def serve(peer: str, mode: str, threads: int) -> None:
         answer(**reply)
 
 
+def turn(training: Training, steps: int) -> dict[str, float]:
+    """Seconds a step of one turn: by the training's own clock if it has one, and of the host."""
+    clock: HostClock = getattr(training, "clock", HostClock())
+    done, host = 0, 0.0
+
+    def run() -> None:
+        nonlocal done, host
+        began = time.perf_counter()
+        done = training.run(steps)
+        host = time.perf_counter() - began
+
+    seconds = clock.elapsed(run)
+    return {"seconds": seconds / done, "host": host / done}
+
+
+def prepare_of(peer: str, mode: str, threads: int) -> Prepare:
+    """Of one of peers/."""
+    module = importlib.import_module(f"fusedmlp.benchmarks.peers.{peer}")
+
+    def prepare(request: dict[str, Any]) -> Training:
+        (case,) = named([request["case"]])
+        return module.prepare(case, COLUMNS[request["column"]], mode, threads)
+
+    return prepare
+
+
 if __name__ == "__main__":
-    serve(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    asked, way, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    serve(lambda: prepare_of(asked, way, count), PACKAGES[asked], count)

@@ -480,7 +480,7 @@ def train(
         value.backward()
         stepper.step()
         losses.append(float(value.detach()))
-    return np.array(losses), {key: value.numpy().copy() for key, value in network.state_dict().items()}
+    return np.array(losses), {key: value.cpu().numpy().copy() for key, value in network.state_dict().items()}
 
 
 # --- one working call of every kernel ---------------------------------------------------------------------

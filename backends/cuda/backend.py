@@ -5,7 +5,10 @@ A training goes in one of two ways, as its plan says: one launch interprets the 
 (backends/cuda/launches.py).
 """
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import cycle, islice, pairwise
 from math import gcd
 from typing import Any
@@ -51,6 +54,22 @@ SHARED_OF_THE_INTERPRETER = 12 << 10
 
 # Bytes of a row in which columns are shared out among blocks: a sector of the second-level cache.
 SHARED_OUT = 32
+
+
+@contextmanager
+def held_back() -> Iterator[list[int]]:
+    """A context in which Ctrl-C raises nothing: the list counts it. Only the main thread hears of it anyway, and a
+    handler that is not Python's own is its owner's business."""
+    counted: list[int] = []
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield counted
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: counted.append(number))
+    try:
+        yield counted
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class CudaBackend(Backend):
@@ -203,8 +222,12 @@ class CudaBackend(Backend):
         self._start(call)
 
     def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
-        """The host waits for the device, and hears of Ctrl-C when the call ends."""
-        sync, reached = self._start(call), None
+        """The host waits for the device, and hears of Ctrl-C when the call ends: between two launches it would leave
+        half of a step done. While kernels are compiled, which takes seconds, it is heard at once."""
+        self._compile(call)
+        with held_back() as interrupts:
+            sync = self._start(call)
+        reached = KeyboardInterrupt() if interrupts else None
         while True:
             try:
                 meanwhile()
@@ -216,11 +239,23 @@ class CudaBackend(Backend):
     def forget(self, program: Program) -> None:
         self._launches.forget(program)
 
+    def _compile(self, call: Call) -> None:
+        if call.plan.launch == "steps":
+            self._driver.kernel("run", self._interpreter(call))
+        else:
+            self._launches.compile(call)
+
+    def _interpreter(self, call: Call) -> Kind:
+        return Kind(call.dtype, self.shapes[call.dtype][0], rules_of(call.program), home=True)
+
     def _start(self, call: Call) -> Array:
         sync = self._sync()
         if call.plan.launch == "steps":
-            kind = Kind(call.dtype, self.shapes[call.dtype][0], rules_of(call.program), home=True)
+            kind = self._interpreter(call)
             room = self._driver.home_bytes("run", kind) if call.program.table[:, HOME].any() else 0
+            most = self._driver.most_blocks("run", kind, room)
+            if call.plan.workers > most:
+                raise ValueError(f"plan: expected at most the {most} workers that may meet, got {call.plan.workers}")
             sync = self.memory.renewed(sync, np.array([0, 0, room // call.dtype.itemsize]))
             self._driver.launch("run", kind, call.plan.workers, (sync, *call.arguments()), room)
         else:

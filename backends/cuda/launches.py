@@ -54,6 +54,14 @@ class Launches:
         self._driver, self._shapes = driver, shapes
         self._graphs: weakref.WeakKeyDictionary[Program, dict[Any, _Graph]] = weakref.WeakKeyDictionary()
 
+    def compile(self, call: Call) -> None:
+        """Compiles the kernels of a call where that was not done."""
+        if call.program in self._graphs:
+            return
+        for i in call.program.table.tolist():
+            if not (i[OP] in MATRICES and i[LIBRARY]):
+                self._driver.kernel(*self._kernel(call, i)[:2])
+
     def run(self, call: Call, sync: Array, clock: Array) -> None:
         """Launches the steps of a call; the caller does not wait. `sync` has the words of the kernels' context,
         cleared, and `clock` those of a clock, set to the call's first step."""
@@ -96,17 +104,22 @@ class Launches:
         if i[OP] in MATRICES and i[LIBRARY]:
             self._product(call, i)
             return
+        entry, kind, blocks = self._kernel(call, i)
+        self._driver.launch(
+            entry,
+            kind,
+            blocks,
+            (sync, clock, *call.arrays(), call.program.batch, number, ahead, call.guarded),
+        )
+
+    def _kernel(self, call: Call, i: list[int]) -> tuple[str, Kind, int]:
+        """The entry of an instruction, which kernel of it, and on how many blocks."""
         entry = entries.instruction(i[OP])
         rows, columns = self._extent(i, call.program.batch)
         shape = self._shape(call, rows, columns) if i[OP] in MATRICES else self._shapes[call.dtype][0]
         rules = () if i[OP] in BARE else ((family(entry), (i[KIND],)),)
         blocks = -(-rows // shape.edge) * -(-columns // shape.edge)
-        self._driver.launch(
-            entry,
-            Kind(call.dtype, shape, rules),
-            max(1, min(blocks, call.plan.workers)),
-            (sync, clock, *call.arrays(), call.program.batch, number, ahead, call.guarded),
-        )
+        return entry, Kind(call.dtype, shape, rules), max(1, min(blocks, call.plan.workers))
 
     def _extent(self, i: list[int], batch: int) -> tuple[int, int]:
         """Rows and columns of what an instruction makes, a tile of which is a block's."""

@@ -1,33 +1,15 @@
 """`python -m fusedmlp.benchmarks.explore`: run every section, print a table, keep the results."""
 
 import argparse
-import json
-import os
-import signal
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Sequence
-from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-from fusedmlp.backends.cpu.threads import core_cpus
-from fusedmlp.benchmarks import device
-from fusedmlp.benchmarks.explore.notebook import Notebook, Row, row_of, table
+from fusedmlp.benchmarks.explore import runner
+from fusedmlp.benchmarks.explore.notebook import table
 from fusedmlp.benchmarks.explore.sections import SECTIONS
 
 SECONDS = 400.0
-LEAST_SECONDS = 8.0  # a section with less to go is not begun
-GRACE_SECONDS = 4.0  # from a section's own end to its being ended
-PACKAGES = (
-    *device.PACKAGES,
-    *("cupy-cuda13x", "cupy-cuda12x", "numba-cuda", "cuda-core", "cuda-bindings", "cuda-python"),
-    *("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cuda-nvrtc", "nvmath-python", "triton"),
-    *("jax-cuda13-plugin", "jax-cuda12-plugin"),
-)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,64 +27,11 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    began = time.monotonic()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "rows.jsonl"
-        for name in options.sections:
-            left = began + options.seconds - time.monotonic()
-            run_section(name, file, min(SECTIONS[name].seconds, left - GRACE_SECONDS))
-        rows = [row_of(json.loads(line)) for line in file.read_text().splitlines()]
-    results = document(rows, time.monotonic() - began)
-    path = (options.out or device.results_folder()) / f"explore-{device.slug(results['device'])}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    head = f"{results['device']}, driver {results['driver']}, commit {results['commit'] or 'unknown'}"
-    print(f"\n{head}, {results['seconds']:.0f} s; medians\n{table(rows)}\nwrote {path}")
+    results = runner.run_sections(SECTIONS, options.sections, options.seconds)
+    rows = runner.rows_in(results)
+    path = runner.keep(results, "explore", options.out)
+    print(f"\n{runner.head(results)}\n{table(rows)}\nwrote {path}")
     return int(not any(row.spread for row in rows))
-
-
-def run_section(name: str, file: Path, seconds: float) -> None:
-    """One section in a process of its own, with all that it starts in turn: it and they are ended when its time is up.
-
-    A section that ends badly has a row that says so, with the last line of what it said.
-    """
-    notes = Notebook(name, file, 0)
-    if seconds < LEAST_SECONDS:
-        notes.skipped("the section", "no time left")
-        return
-    print(f"\n{name}: at most {seconds:.0f} s", flush=True)
-    environment = device.environment(len(core_cpus())) | SECTIONS[name].environment
-    environment |= {"NUMBA_CUDA_ARRAY_INTERFACE_SYNC": "0", "NUMBA_CUDA_LOW_OCCUPANCY_WARNINGS": "0"}
-    command = [sys.executable, "-m", "fusedmlp.benchmarks.explore.sections", name, str(file), str(seconds)]
-    with tempfile.TemporaryFile() as errors:
-        process = subprocess.Popen(command, env=environment, stderr=errors, start_new_session=True)
-        try:
-            code = process.wait(seconds + GRACE_SECONDS)
-            cause = f"its process ended with {code}" if code else ""
-        except subprocess.TimeoutExpired:
-            cause = f"it took more than {seconds:.0f} s"
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        if cause:
-            errors.seek(0)
-            said = errors.read().decode(errors="replace").strip().splitlines()
-            notes.failed("the section", RuntimeError(f"{cause}; {said[-1] if said else 'it said nothing'}"))
-
-
-def document(rows: list[Row], seconds: float) -> dict[str, Any]:
-    """All that is kept."""
-    facts = {row.name: row.note for row in rows if row.section == "device" and row.status == "found"}
-    return {
-        "device": facts.get("name", "unknown GPU"),
-        "driver": facts.get("driver"),
-        "date": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "commit": device.commit(),
-        "versions": device.versions(PACKAGES),
-        "seconds": seconds,
-        "rows": [asdict(row) for row in rows],
-    }
 
 
 if __name__ == "__main__":

@@ -46,6 +46,31 @@ class TorchClock(HostClock):
         return start.elapsed_time(end) * 1e-3
 
 
+class CuPyClock(HostClock):
+    """Two events on a stream of its own, which is CuPy's current one from here on."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self._cuda = cupy.cuda
+        self._stream = cupy.cuda.Stream(non_blocking=True)
+        self._stream.use()
+
+    def synchronize(self) -> None:
+        self._stream.synchronize()
+
+    def elapsed(self, work: Callable[[], object]) -> float:
+        start, end = self._cuda.Event(), self._cuda.Event()
+        start.record(self._stream)
+        work()
+        end.record(self._stream)
+        end.synchronize()
+        return self._cuda.get_elapsed_time(start, end) * 1e-3
+
+
+CLOCKS: dict[str, Callable[[], HostClock]] = {"cuda": TorchClock, "cupy": CuPyClock}
+
+
 def clock_for(device: str) -> HostClock:
-    """PyTorch's clock; on a processor, where a section is rehearsed, the host's."""
-    return TorchClock() if device == "cuda" else HostClock()
+    """PyTorch's clock for "cuda", CuPy's for "cupy"; on a processor, where a section is rehearsed, the host's."""
+    return CLOCKS.get(device, HostClock)()

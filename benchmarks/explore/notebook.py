@@ -79,9 +79,13 @@ class Notebook:
 
     def measured(self, name: str, unit: str, values: list[float], wrong: str = "", note: str = "") -> None:
         """`wrong` says what is wrong with what was computed; empty where it is right."""
+        self.spread(name, unit, Spread.of(values), len(values), wrong, note)
+
+    def spread(self, name: str, unit: str, spread: Spread, repetitions: int, wrong: str = "", note: str = "") -> None:
+        """As `measured`, of values whose spread is known."""
         status: Status = "wrong" if wrong else "measured"
         text = "; ".join(filter(None, [wrong, note]))
-        self._write(Row(self.section, name, status, unit, Spread.of(values), len(values), text))
+        self._write(Row(self.section, name, status, unit, spread, repetitions, text))
 
     def found(self, name: str, what: str) -> None:
         self._write(Row(self.section, name, "found", note=what))

@@ -33,7 +33,9 @@ def precision(task: Task) -> torch.dtype | None:
 
 
 def capture(work: Work, pool: Any) -> Work:
-    """What replays `work`, which must have run before."""
+    """What replays `work`, which must have run before; without a pool, on a processor, `work` itself."""
+    if pool is None:
+        return work
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, pool=pool):
         work()

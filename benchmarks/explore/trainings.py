@@ -13,6 +13,7 @@ from fusedmlp.benchmarks.explore.clocks import HostClock
 from fusedmlp.benchmarks.explore.notebook import Notebook
 from fusedmlp.benchmarks.peers import Training
 
+DEVICE = "cuda"  # PyTorch's name for it
 REPETITIONS = 25
 CHECKED_STEPS = 8
 Precision = Literal["float32", "tf32", "bf16"]

@@ -3,7 +3,10 @@
 A peer's module defines `prepare(case, column, mode, threads) -> Training`.
 """
 
+from dataclasses import dataclass
 from typing import Protocol
+
+from fusedmlp.benchmarks.explore.clocks import HostClock
 
 OURS = ("ours", "cpu")
 
@@ -28,6 +31,20 @@ class Training(Protocol):
 
         Returns the steps done, once they are finished. The batches come in the data's order.
         """
+
+
+@dataclass(frozen=True)
+class Clocked:
+    """A training with a clock of its own."""
+
+    training: Training
+    clock: HostClock
+
+    def first_losses(self, count: int) -> list[float]:
+        return self.training.first_losses(count)
+
+    def run(self, steps: int) -> int:
+        return self.training.run(steps)
 
 
 def contestants(names: list[str]) -> list[tuple[str, str]]:

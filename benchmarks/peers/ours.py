@@ -1,8 +1,8 @@
 """This library: one `fit` call of many steps."""
 
-import numpy as np
-
 import fusedmlp as fm
+from fusedmlp.backends import Plan
+from fusedmlp.backends.arrays import Array
 from fusedmlp.benchmarks.cases import Case, Column, initial_weights, random_data
 
 
@@ -13,10 +13,13 @@ def prepare(case: Case, column: Column, mode: str, threads: int) -> "Ours":
 
 
 class Ours:
-    def __init__(self, case: Case, column: Column, backend: str):
+    def __init__(
+        self, case: Case, column: Column, backend: str, plan: Plan | None = None, precision: str | None = None
+    ):
         self.case = case
-        self.x, self.y = random_data(case)
-        self.model = fm.MLP(list(case.sizes), activation="relu", backend=backend)
+        memory = fm.get_backend(backend).memory
+        self.x, self.y = map(memory.to_device, random_data(case))
+        self.model = fm.MLP(list(case.sizes), activation="relu", backend=backend, plan=plan, precision=precision)
         self.model.load_state_dict(initial_weights(case))
         self.optimizer: fm.SGD | fm.Adam
         if column.name == "sgd":
@@ -36,7 +39,7 @@ class Ours:
         self._fit(self.x[:rows], self.y[:rows], epochs)
         return epochs * rows // self.case.batch
 
-    def _fit(self, x: np.ndarray, y: np.ndarray, epochs: int) -> float:
+    def _fit(self, x: Array, y: Array, epochs: int) -> float:
         history = self.model.fit(
             x,
             y,

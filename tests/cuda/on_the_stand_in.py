@@ -2,6 +2,8 @@
 whichever way its plan says that a training goes."""
 
 import gc
+import itertools
+import signal
 import weakref
 
 import numpy as np
@@ -215,6 +217,31 @@ def test_out_of_memory_says_what_would_fit(models, given):
     fit(fits)
 
 
+@pytest.mark.parametrize("at", [2, 7])
+def test_ctrl_c_between_two_launches(models, given, monkeypatch, at):
+    """The steps that were begun are finished and counted: the model is what so many steps make it, and goes on so."""
+    (model, other), driver = models, models[0]._backend._driver
+    launch, numbers = driver.launch, itertools.count()
+
+    def interrupted(*arguments):
+        if next(numbers) == at:
+            signal.raise_signal(signal.SIGINT)
+        launch(*arguments)
+
+    monkeypatch.setattr(driver, "launch", interrupted)
+    optimizers = [fm.Adam(0.01), fm.Adam(0.01)]
+    options = {"loss": "cross_entropy", "batch_size": 1, "shuffle": False, "progress": False}
+    history = model.fit(*given, epochs=30, optimizer=optimizers[0], **options)
+    assert history.interrupted and history.steps > 0
+    epochs, rest = divmod(history.steps, ROWS)
+    if epochs:
+        other.fit(*given, epochs=epochs, optimizer=optimizers[1], **options)
+    for count in [rest] * (rest > 0) + [ROWS]:
+        other.fit(given[0][:count], given[1][:count], epochs=1, optimizer=optimizers[1], **options)
+    model.fit(*given, epochs=1, optimizer=optimizers[0], **options)
+    same(model.state_dict(), other.state_dict())
+
+
 def test_launches_are_within_the_device(models, given):
     """No launch is empty, none has more blocks than the plan allows, and only one that meets is cooperative."""
     model, driver = models[0], models[0]._backend._driver
@@ -288,3 +315,12 @@ def test_bad_data_on_the_device(device, given, change, error, words):
         model.fit(**{"x": x, "y": y} | change(x, y), loss="cross_entropy", epochs=1)
     same(before, model.state_dict())
     assert not device._driver.launches
+
+
+def test_more_workers_than_may_meet(device, given):
+    """A plan with more blocks than the device holds at once is refused before anything runs."""
+    model = fm.MLP(SIZES, backend=device, plan=Plan(3, ("out", "in")))
+    before = model.state_dict()
+    with pytest.raises(ValueError, match="plan: expected at most the 1 workers that may meet, got 3"):
+        model.fit(*given, loss="cross_entropy", epochs=1, progress=False)
+    same(before, model.state_dict())

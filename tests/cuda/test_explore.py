@@ -1,7 +1,6 @@
 """The exploration (benchmarks/explore) rehearsed without a device, so that its first run on one is not spent on slips.
 
-A stand-in for the device keeps NumPy's arrays and does in NumPy what each kernel is there for. Its times are this
-machine's and mean nothing.
+Its stand-in for a device is tests/fake_gpu.py's.
 """
 
 import ctypes
@@ -13,7 +12,7 @@ import stat
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,8 +21,8 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
-from scipy.special import erf
 
+from fake_gpu import StandIn, memory
 from fusedmlp.benchmarks.cases import COLUMNS, Case
 from fusedmlp.benchmarks.explore import __main__ as script
 from fusedmlp.benchmarks.explore import (
@@ -33,6 +32,7 @@ from fusedmlp.benchmarks.explore import (
     kernels,
     mathematics,
     products,
+    runner,
     sections,
     train_pytorch,
     trainings,
@@ -78,127 +78,6 @@ def test_kernels_assemble(name, tmp_path):
     assert done.returncode == 0, done.stderr
     spills = re.findall(r"(\d+) bytes spill", done.stderr)
     assert spills and not any(map(int, spills)), done.stderr
-
-
-# What each kernel leaves behind, on NumPy's arrays.
-
-
-def fma(starts, rounds, factor, term, sums):
-    chains = starts[:, None] + np.arange(kernels.FMA_CHAINS, dtype=np.float32)
-    for _ in range(kernels.FMA_UNROLLED):  # one round is checked, more are only timed
-        chains = chains * factor + term
-    sums[:] = chains.sum(1)
-
-
-def through_pointer(source, target, size):
-    memory(target, size, np.float32)[:] = memory(source, size, np.float32) + 1
-
-
-def exchange(rounds, state, members, slots, wrong):
-    slots.reshape(2, -1)[(rounds - 1) % 2] = rounds - 1
-    slots.reshape(2, -1)[rounds % 2] = rounds - 2
-
-
-def values(function):
-    def kernel(x, y):
-        y[:] = function(x)
-
-    return kernel
-
-
-def many(function):
-    def kernel(x, rounds, step, sums):
-        terms = x.reshape(4, -1)
-        sums[:] = sum(function(terms + np.float32(k * step)).sum(0) for k in range(min(rounds, 4)))
-
-    return kernel
-
-
-def nothing(*arguments):
-    pass
-
-
-def does(name):
-    first, *rest = name.split()
-    if first in ("values", "many"):
-        return {"values": values, "many": many}[first]({"exp": np.exp, "tanh": np.tanh, "erf": erf}[rest[0]])
-    found = {"bare": nothing, "nothing": nothing, "exchange": exchange, "fma": fma, "through_pointer": through_pointer}
-    return found.get(first) or (lambda source, *others: others[-1].__setitem__(slice(None), source + np.float32(1)))
-
-
-def memory(address, length, dtype):
-    dtype = np.dtype(dtype)
-    return np.frombuffer((ctypes.c_char * (length * dtype.itemsize)).from_address(address), dtype)
-
-
-class StandIn(Gpu):
-    """Gpu's door, with NumPy behind it; `idle` kernels do nothing."""
-
-    def __init__(self, idle=False):
-        self.idle, self.capturing = idle, False
-        self.pointer, self.multiprocessors = 0, 20
-
-    def array(self, value):
-        return value.copy()
-
-    def empty(self, length, dtype=np.float32):
-        return np.empty(length, dtype)
-
-    def fill(self, array, byte=0):
-        array.view(np.uint8)[...] = byte
-
-    def copy(self, target, source):
-        target[...] = source
-
-    def host(self, array):
-        assert not self.capturing
-        return array.copy()
-
-    def address(self, array):
-        return array.ctypes.data
-
-    def numba_array(self, array):
-        return array
-
-    def configured(self, name, blocks, threads):
-        takes = kernels.sources()[name].takes
-
-        def run(*arguments):
-            assert len(arguments) == len(takes)
-            if not self.idle:
-                does(name)(*arguments)
-
-        return run
-
-    def core(self, name, blocks, threads, **options):
-        assert options.keys() <= {"cluster", "is_cooperative"}
-        takes = kernels.sources()[name].takes
-
-        def run(*flat):
-            parts, arguments = iter(flat), []
-            for taken in takes:
-                if not isinstance(taken, kernels.types.Array):
-                    arguments.append(next(parts))
-                    continue
-                owner, parent, size, itemsize, address, shape, stride = (next(parts) for _ in range(7))
-                assert (owner, parent, shape, stride) == (0, 0, size, itemsize)
-                arguments.append(memory(address, size, str(taken.dtype)))
-            assert next(parts, None) is None
-            if not self.idle:
-                does(name)(*arguments)
-
-        return run
-
-    def synchronize(self):
-        assert not self.capturing
-
-    def capture(self, work):
-        return work
-
-    def elapsed(self, work):
-        began = time.perf_counter()
-        work()
-        return time.perf_counter() - began
 
 
 @pytest.fixture
@@ -448,7 +327,7 @@ except RuntimeError as error:
 else:
     raise AssertionError("the processor was taken for a GPU")
 """
-    environment = script.device.environment(1) | {"JAX_PLATFORMS": "cpu"}
+    environment = runner.device.environment(1) | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     made = [row_of(json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
@@ -475,11 +354,11 @@ def test_table():
 
 
 def test_document(tmp_path, monkeypatch, capsys):
-    def fabricate(name, file, seconds):
+    def fabricate(name, section, file, seconds):
         with file.open("a") as out:
-            out.writelines(json.dumps(script.asdict(row)) + "\n" for row in FABRICATED if row.section == name)
+            out.writelines(json.dumps(asdict(row)) + "\n" for row in FABRICATED if row.section == name)
 
-    monkeypatch.setattr(script, "run_section", fabricate)
+    monkeypatch.setattr(runner, "run_section", fabricate)
     monkeypatch.setenv("PATH", "")  # there is no git
     assert script.main(["--out", str(tmp_path), "--sections", "device", "barriers", "jax"]) == 0
     results = json.loads((tmp_path / "explore-test-device-no-such-gpu.json").read_text())
@@ -514,18 +393,18 @@ def executable(path, text):
 )
 def test_a_section_that_ends_badly_is_a_row(does, said, tmp_path, monkeypatch):
     """Also one that hangs, with a process that it started."""
-    monkeypatch.setattr(script.sys, "executable", executable(tmp_path / "python", f"#!/bin/sh\n{does}\n"))
-    monkeypatch.setattr(script, "LEAST_SECONDS", 0.0)
-    monkeypatch.setattr(script, "GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(runner.sys, "executable", executable(tmp_path / "python", f"#!/bin/sh\n{does}\n"))
+    monkeypatch.setattr(runner, "LEAST_SECONDS", 0.0)
+    monkeypatch.setattr(runner, "GRACE_SECONDS", 0.3)
     began = time.monotonic()
-    script.run_section("graphs", tmp_path / "rows.jsonl", 0.2)
+    runner.run_section("graphs", sections.SECTIONS["graphs"], tmp_path / "rows.jsonl", 0.2)
     assert time.monotonic() - began < 20
     (row,) = [row_of(json.loads(line)) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert (row.section, row.name, row.status) == ("graphs", "the section", "failed") and said in row.note
 
 
 def test_no_time_left(tmp_path, notes):
-    script.run_section("graphs", tmp_path / "rows.jsonl", 1.0)
+    runner.run_section("graphs", sections.SECTIONS["graphs"], tmp_path / "rows.jsonl", 1.0)
     late = Notebook(notes.section, notes.file, time.monotonic() - 1)
     late.attempt("much", lambda: pytest.fail("it was begun"))
     assert [(row.name, row.status, row.note) for row in rows(notes)] == [
@@ -547,8 +426,8 @@ def test_a_failing_figure_does_not_end_its_section(notes):
 
 def test_every_section_exists():
     for section in sections.SECTIONS.values():
-        if section.module != "train_jax":
-            module = __import__(f"fusedmlp.benchmarks.explore.{section.module}", fromlist=["_"])
+        if not section.module.endswith("train_jax"):
+            module = __import__(section.module, fromlist=["_"])
             assert callable(getattr(module, section.function))
     assert sum(min(section.seconds, 45) for section in sections.SECTIONS.values()) > script.SECONDS
-    assert script.SECONDS + script.GRACE_SECONDS < 420
+    assert script.SECONDS + runner.GRACE_SECONDS < 420

@@ -35,16 +35,17 @@ class Training:
     batches: list
     start: dict = field(default_factory=dict)
 
-    def oracle(self, dtype=torch.float64):
-        return oracle.train(
-            self.sizes, self.activation, self.output, self.loss, self.optimizer, self.x, self.y, self.batches,
-            self.start, dtype=dtype,
-        )  # fmt: skip
+    def oracle(self, dtype=torch.float64, device="cpu"):
+        with torch.device(device):
+            return oracle.train(
+                self.sizes, self.activation, self.output, self.loss, self.optimizer, self.x, self.y, self.batches,
+                self.start, dtype=dtype,
+            )  # fmt: skip
 
-    def expected(self, dtype):
-        """The losses of the steps, and each parameter at the end."""
+    def expected(self, dtype, device="cpu"):
+        """The losses of the steps, and each parameter at the end; PyTorch's float32 run is one on `device`."""
         losses, state = self.oracle()
-        rough_losses, rough_state = self.oracle(torch.float32)
+        rough_losses, rough_state = self.oracle(torch.float32, device)
         share = LAMBDA * unit_roundoff(dtype) / unit_roundoff(np.float32)
         terms = sum(self.sizes) + max(map(len, self.batches))
         parted = np.maximum.accumulate(np.abs(rough_losses - losses))
