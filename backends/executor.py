@@ -7,6 +7,7 @@ twentieth), between which progress, callbacks and Ctrl-C live. How a call is run
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -110,10 +111,11 @@ class Executor:
         batch = min(rows, 1 << (len(x) - 1).bit_length())  # few programs serve all sizes
         plan = plan or self.backend.prediction_plan(network, self.dtype, len(x))
         run = self._enter(plan, batch, network=network)
-        feed = self.backend.feed(Data(x), np.arange(len(x), dtype=np.int64), batch)
         result = self._memory.empty((len(x), network.sizes[-1]), self.dtype)
-        for first, last in self._calls((batch, plan), -(-len(x) // batch), feed.longest):
-            self.backend.run(self._call(run, plan, feed, np.zeros(last - first), first=first, result=result))
+        with closing(self.backend.feed(Data(x), np.arange(len(x), dtype=np.int64), batch)) as feed:
+            for first, last in self._calls((batch, plan), -(-len(x) // batch), feed.longest):
+                self.backend.run(self._call(run, plan, feed, np.zeros(last - first), first=first, result=result))
+                feed.ahead(last)
         return result
 
     def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, np.ndarray]]:
@@ -121,9 +123,9 @@ class Executor:
         rows = len(data.x)
         plan = self.plan(rows, inherited=True)
         run = self._enter(plan, rows, loss)
-        feed = self.backend.feed(data, np.arange(rows, dtype=np.int64), rows)
-        call = self._call(run, plan, feed, np.array([factor]))
-        self.backend.run(call)
+        with closing(self.backend.feed(data, np.arange(rows, dtype=np.int64), rows)) as feed:
+            call = self._call(run, plan, feed, np.array([factor]))
+            self.backend.run(call)
         gradients = {name: self._copy(block, name) for name, block in call.program.gradients.items()}
         return float(self._memory.to_host(call.losses)[0]), gradients
 
@@ -134,8 +136,8 @@ class Executor:
         for name, value in gradients.items():
             self._write(run[0].gradients[name], value)
         nothing = Data(np.zeros((1, self.network.sizes[0]), self.dtype))
-        feed = self.backend.feed(nothing, np.zeros(1, np.int64), 1)
-        self.backend.run(self._call(run, plan, feed, np.zeros(1), optimizer, state.steps))
+        with closing(self.backend.feed(nothing, np.zeros(1, np.int64), 1)) as feed:
+            self.backend.run(self._call(run, plan, feed, np.zeros(1), optimizer, state.steps))
         state.steps += 1
 
     def train(
@@ -156,27 +158,25 @@ class Executor:
                  exception that reached the caller (Ctrl-C), after the yield of what was finished
         """
         state, batch = self._state(optimizer), min(batch_size, len(order))
-        plan, feed = self.plan(batch), self.backend.feed(data, order, batch, self._kept.get("order"))
-        self._kept["order"] = feed.order
-        for first, last in self._calls((batch, loss, state.rule), len(factors), feed.longest):
-            run = self._enter(plan, batch, loss, optimizer)
-            call = self._call(
-                *(run, plan, feed, factors[first:last], optimizer, state.steps), first=first, guarded=True
-            )
-            done, reached = self.backend.run_interruptible(call, partial(feed.ahead, last))
-            state.steps += done
-            if done:
-                yield self._memory.to_host(call.losses[:done]).copy()
-            if reached is not None:
-                raise reached
-            if done < last - first:
-                raise NonFinite(first + done)
+        plan = self.plan(batch)
+        with closing(self.backend.feed(data, order, batch, self._kept.get("order"))) as feed:
+            self._kept["order"] = feed.order
+            for first, last in self._calls((batch, loss, state.rule), len(factors), feed.longest):
+                run, rest = self._enter(plan, batch, loss, optimizer), (factors[first:last], optimizer, state.steps)
+                call = self._call(run, plan, feed, *rest, first=first, guarded=True)
+                done, reached = self.backend.run_interruptible(call, partial(feed.ahead, last))
+                state.steps += done
+                if done:
+                    yield self._memory.to_host(call.losses[:done]).copy()
+                if reached is not None:
+                    raise reached
+                if done < last - first:
+                    raise NonFinite(first + done)
 
     def rest(self) -> None:
         """Frees what was kept for another epoch over the same data, the data's copies on a device among it."""
         self._kept.clear()
-        for made, _ in self._programs.values():
-            self.backend.forget(made)
+        self._forget()
 
     def describe(self) -> str:
         """The backend, and the plan of each batch size that was used."""
@@ -200,6 +200,10 @@ class Executor:
         return self._plans[threads, planned]
 
     # Within.
+
+    def _forget(self) -> None:
+        for made, _ in self._programs.values():
+            self.backend.forget(made)
 
     def _calls(self, key: Any, steps: int, longest: int) -> Iterator[tuple[int, int]]:
         """(first, last) of calls that each take about the backend's call_seconds; before anything was timed under this
@@ -241,24 +245,41 @@ class Executor:
         optimizer: Hyperparameters | None = None,
         network: Network | None = None,
     ) -> tuple[Program, Array]:
+        """A program, and its table in the backend's memory; kept."""
         update = None if optimizer is None else optimizer.update_rule()
-        slots = 0 if self._current is None else self._current.rule.slots
-        key, itemsize = (network, plan, batch, loss, update, slots), self.dtype.itemsize
+        key = (network, plan, batch, loss, update, self._slots)
         if key not in self._programs:
             if len(self._programs) >= PROGRAMS:
                 self._programs.clear()
-            made = program(
-                network or self.network,
-                Geometry(LINE // itemsize, plan.workers, self.backend.multiple_bytes // itemsize),
-                batch=batch,
-                partitions=plan.codes(),
-                libraries=plan.libraries(),
-                loss=loss,
-                update=update,
-                slots=slots,
-            )
+            made = self._composed(plan, batch, loss=loss, optimizer=optimizer, network=network)
             self._programs[key] = made, self._memory.to_device(made.table)
         return self._programs[key]
+
+    def _composed(
+        self,
+        plan: Plan,
+        batch: int,
+        *,
+        loss: Loss | None,
+        optimizer: Hyperparameters | None,
+        network: Network | None,
+    ) -> Program:
+        itemsize = self.dtype.itemsize
+        return program(
+            network or self.network,
+            Geometry(LINE // itemsize, plan.workers, self.backend.multiple_bytes // itemsize),
+            batch=batch,
+            partitions=plan.codes(),
+            libraries=plan.libraries(),
+            loss=loss,
+            update=None if optimizer is None else optimizer.update_rule(),
+            slots=self._slots,
+        )
+
+    @property
+    def _slots(self) -> int:
+        """How many slots of state the buffer carries."""
+        return 0 if self._current is None else self._current.rule.slots
 
     def _enter(
         self,
@@ -273,10 +294,7 @@ class Executor:
         try:
             self._grow(run.layout.length)
         except OutOfMemory as error:
-
-            def composed(rows: int) -> Program:
-                return self._program(plan, rows, loss, optimizer, network)[0]
-
+            composed = partial(self._composed, plan, loss=loss, optimizer=optimizer, network=network)
             raise OutOfMemory(error.asked, error.free, self._fitting(error.free, batch, composed)) from None
         if run is not self._entered:
             self._entered = None
@@ -292,6 +310,7 @@ class Executor:
             carried = self._carried()
             larger[:carried] = self._buffer[:carried]
             self._buffer = larger
+            self._forget()  # what reads the old one
 
     def _fitting(self, free: int, batch: int, composed: Callable[[int], Program]) -> int:
         """The largest batch below `batch` whose buffer has room in `free` bytes; 0 if none has. `composed` gives the
@@ -301,19 +320,18 @@ class Executor:
         def length(rows: int) -> int:
             return composed(rows).layout.length
 
-        if length(1) > room:
+        if batch == 1 or length(1) > room:
             return 0
-        a_row = (length(batch) - length(1)) / max(1, batch - 1)
-        fitting = min(batch - 1, int((room - length(1)) / max(a_row, 1)) + 1)
-        while length(fitting) > room:  # padding makes the estimate miss by little, either way
-            fitting -= 1
-        while length(fitting + 1) <= room:
-            fitting += 1
-        return fitting
+        if length(batch - 1) <= room:  # free, but in pieces: a guess
+            return batch // 2
+        fits, fails = 1, batch - 1
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            fits, fails = (middle, fails) if length(middle) <= room else (fits, middle)
+        return fits
 
     def _carried(self) -> int:
-        slots = 0 if self._current is None else self._current.rule.slots
-        return self._front * (1 + slots)
+        return self._front * (1 + self._slots)
 
     def _state(self, optimizer: Hyperparameters) -> _OptimizerState:
         """The optimizer's state for this network, its slots now in the buffer. Optimizers are told apart by identity:

@@ -44,3 +44,6 @@ class Feed:
 
     def ahead(self, first: int) -> None:
         """The steps from `first` on will be asked for next."""
+
+    def close(self) -> None:
+        """No more will be asked for: what was begun ahead ends before its memory goes."""

@@ -27,6 +27,7 @@ from fusedmlp.kernels.program import (
     BACKWARD,
     BARRIER,
     FORWARD,
+    FULL,
     GATHER,
     HOME,
     IN,
@@ -35,7 +36,6 @@ from fusedmlp.kernels.program import (
     JOIN_BACKWARD,
     KEEP,
     KIND,
-    LIBRARY,
     LOSS,
     MEET_OR_LEAVE,
     MULTIPLE,
@@ -280,15 +280,11 @@ def tile_at(c, k, rows, columns):
 def gather(c, i, buffer, data, now):
     x, truth, weights, labels, batch_labels, order, _, _, _ = data
     _, start, rows, batch, _ = now
-    first, last = rows_of(c, batch if i[LIBRARY] > 0 else rows)
+    first, last = rows_of(c, rows)
     to = matrix(buffer, i[Y_AT], batch, i[Y_LENGTH])
     for k in range(first + lane_row(c), last, lane_rows(c)):
-        target = vector(row(to, k), 0, i[INPUTS])
-        if k < rows:
-            copy_span(c, row(x, order[start + k]), target)
-        else:
-            zero_span(c, target)
-    last = min(last, rows)
+        copy_span(c, row(x, order[start + k]), vector(row(to, k), 0, i[INPUTS]))
+    fill(c, i, buffer, now, i[INPUTS])
     if truth.shape[0] > 0:
         to = matrix(buffer, i[B_AT], batch, i[B_LENGTH])
         for k in range(first + lane_row(c), last, lane_rows(c)):
@@ -304,6 +300,16 @@ def gather(c, i, buffer, data, now):
 def copy_span(c, a, y):
     for j in range(lane_column(c), y.shape[0], lane_columns(c)):
         y[j] = a[j]
+
+
+def fill(c, i, buffer, now, columns):
+    """Zeros in the rows of Y that a short batch lacks, where the program asks for them."""
+    _, _, rows, batch, _ = now
+    if i[FULL] > 0 and rows < batch:
+        y = matrix(buffer, i[Y_AT], batch, i[Y_LENGTH])
+        first, last = share(batch - rows, 1, worker(c), workers(c))
+        for k in range(rows + first + lane_row(c), rows + last, lane_rows(c)):
+            zero_span(c, vector(row(y, k), 0, columns))
 
 
 def zero_span(c, y):
@@ -340,6 +346,7 @@ def forward(c, i, buffer, data, now):
         dense_forward(
             c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, first_row, last_row, first_column, last_column
         )
+    fill(c, i, buffer, now, outputs)
 
 
 @thin
@@ -368,6 +375,7 @@ def backward(c, i, buffer, data, now):
         if i[PARTITION] == TILES:
             first_row, last_row, first_column, last_column = tile_at(c, turn, rows, inputs)
         input_gradient(c, dz, weight, saved, dx, i[KIND], p, first_row, last_row, first_column, last_column)
+    fill(c, i, buffer, now, inputs)
 
 
 @thin
@@ -392,6 +400,7 @@ def join(c, i, buffer, data, now):
             activate_tile(i[KIND], c, sums, bias, y, saved, i[KEEP] > 0, p)
         else:
             gradient_tile(i[KIND], c, sums, saved, y, p)
+    fill(c, i, buffer, now, columns)
 
 
 @thin
@@ -410,11 +419,11 @@ def through_activation(c, i, buffer, data, now):
 @thin
 def loss(c, i, buffer, data, now):
     _, _, weights, labels, batch_labels, _, scalars, _, _ = data
-    k, _, rows, batch, guarded = now
+    k, _, rows, _, guarded = now
     first, last = rows_of(c, rows)
     a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
     truth = block(matrix(buffer, i[B_AT], rows, i[B_LENGTH]), 0, 0, rows, i[OUTPUTS])
-    da = block(matrix(buffer, i[Y_AT], batch, i[Y_LENGTH]), 0, 0, batch, i[OUTPUTS])
+    da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     losses = matrix(buffer, i[S_AT], rows, 1)
     weights = vector(buffer, i[W_AT], rows if weights.shape[0] > 0 else 0)
     labels = vector(batch_labels, 0, rows if labels.shape[0] > 0 else 0)
@@ -424,10 +433,7 @@ def loss(c, i, buffer, data, now):
     for j in range(first + lane(c), last, lanes(c)):
         if guarded and not finite(losses[j, 0]):
             request_stop(c, NON_FINITE, k)
-    if i[LIBRARY] > 0:
-        first, last = share(batch - rows, 1, worker(c), workers(c))
-        for j in range(rows + first + lane_row(c), rows + last, lane_rows(c)):
-            zero_span(c, row(da, j))
+    fill(c, i, buffer, now, i[OUTPUTS])
 
 
 @thin

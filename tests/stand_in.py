@@ -161,6 +161,10 @@ class StandInCopier:
 
     wait = join
 
+    @property
+    def idle(self):
+        return not self._pending
+
 
 @dataclass(frozen=True)
 class Launch:
@@ -185,6 +189,7 @@ class StandIn:
         # got its turn so late that a kernel took ten times as long.
         sys.setswitchinterval(1e-4)
         self.memory = StandInMemory()
+        self.copiers = []
         self.launches, self.replays, self._ran, self._captured = [], 0, set(), None
         workspace = self.memory.aligned(4096, np.dtype(np.uint8))
         self._products = Products(FakeCublasLt(), self.memory.address(workspace), len(workspace))
@@ -257,7 +262,8 @@ class StandIn:
             self._do(launch, (launch.entry, launch.kind) if launch.entry != "product" else launch.kind)
 
     def copier(self):
-        return StandInCopier()
+        self.copiers.append(StandInCopier())
+        return self.copiers[-1]
 
 
 class SimulatedBackend(CudaBackend):

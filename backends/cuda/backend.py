@@ -49,6 +49,11 @@ PRODUCTS_OF_A_LIBRARY = 1 << 22
 # and spills (CUDA 12.9; docs/performance.md).
 STEPS_IN_ONE_LAUNCH = (9, 0)
 
+# Of a step in one launch: multiplications of a layer's rows by weights at most for each block, some 100 µs of them, and
+# bytes of partial sums, which stay in the second-level cache. Estimates, not yet measured on a device.
+MULTIPLICATIONS_OF_A_BLOCK = 1 << 21
+EXCHANGED_IN_A_STEP = 8 << 20
+
 # Bytes at most that the interpreter's kernel declares for itself, beside which weights are at home.
 SHARED_OF_THE_INTERPRETER = 12 << 10
 
@@ -103,12 +108,15 @@ class CudaBackend(Backend):
 
     def plan(self, network: Network, dtype: np.dtype, batch: int) -> Plan:
         """One launch for all steps where parameters and the state of Adam fit the shared memory of the blocks among
-        which the widest layer is shared out; else instruction by instruction."""
+        which the widest layer is shared out, and these have little to do and to exchange; else instruction by
+        instruction."""
         weights = sum(inputs * outputs for inputs, outputs in pairwise(network.sizes))
         units = max(network.sizes[1:])
         workers = min(self._driver.multiprocessors, max(1, units * dtype.itemsize // SHARED_OUT))
         room = workers * (self._driver.shared_of_a_block - SHARED_OF_THE_INTERPRETER)
-        if "steps" not in self.launches or 3 * weights * dtype.itemsize > room:
+        exchanged = workers * batch * units * dtype.itemsize
+        fits = 3 * weights * dtype.itemsize <= room and exchanged <= EXCHANGED_IN_A_STEP
+        if "steps" not in self.launches or not fits or batch * weights > workers * MULTIPLICATIONS_OF_A_BLOCK:
             return self._by_instructions(network, batch)
         pairs = islice(cycle(("out", "in")), network.layers)
         return Plan(workers, tuple(pairs))
@@ -212,10 +220,10 @@ class CudaBackend(Backend):
         return Staged(self._driver, data, order, batch)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> int:
-        kind = Kind(dtype, self.shapes[dtype][0], rules_among(body, arguments))
+        made = Kind(dtype, self.shapes[dtype][0], rules_among(body, arguments))
         if body in entries.MEETING:
-            workers = min(workers, self._driver.most_blocks(body, kind))
-        self._driver.launch(body, kind, workers, (self._sync(), *arguments))
+            workers = min(workers, self._driver.most_blocks(body, made))
+        self._driver.launch(body, made, workers, (self._sync(), *arguments))
         return 0
 
     def run(self, call: Call) -> None:
@@ -251,15 +259,15 @@ class CudaBackend(Backend):
     def _start(self, call: Call) -> Array:
         sync = self._sync()
         if call.plan.launch == "steps":
-            kind = self._interpreter(call)
-            room = self._driver.home_bytes("run", kind) if call.program.table[:, HOME].any() else 0
-            most = self._driver.most_blocks("run", kind, room)
+            made = self._interpreter(call)
+            room = self._driver.home_bytes("run", made) if call.program.table[:, HOME].any() else 0
+            most = self._driver.most_blocks("run", made, room)
             if call.plan.workers > most:
                 raise ValueError(f"plan: expected at most the {most} workers that may meet, got {call.plan.workers}")
-            sync = self.memory.renewed(sync, np.array([0, 0, room // call.dtype.itemsize]))
-            self._driver.launch("run", kind, call.plan.workers, (sync, *call.arguments()), room)
+            sync = self.memory.renewed(sync, np.array([0, 0, room // call.dtype.itemsize], _INT64))
+            self._driver.launch("run", made, call.plan.workers, (sync, *call.arguments()), room)
         else:
-            clock = self.memory.renewed(self._scratch("clock", _INT64, 2), np.array([call.first, 0]))
+            clock = self.memory.renewed(self._scratch("clock", _INT64, 2), np.array([call.first, 0], _INT64))
             self._launches.run(call, sync, clock)
         return sync
 

@@ -130,7 +130,7 @@ def allow_shared(made: Any, most: int) -> int:
     are allowed unasked; returns how many that leaves beside what the kernel itself declares."""
     (overload,) = made.overloads.values()
     function = overload._codelibrary.get_cufunc()
-    room = most - function.attrs.shared
+    room = (most - function.attrs.shared) // 16 * 16
     attribute = driver.binding.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
     driver.driver.cuKernelSetAttribute(attribute, room, function.handle, function.device.id)
     return room

@@ -7,9 +7,10 @@ Everything above this file is the same on a machine without a GPU, where the tes
 import ctypes
 import os
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from importlib.util import find_spec
 from math import prod
 from typing import Any
@@ -61,13 +62,16 @@ class DeviceMemory(Memory):
         import cupy
 
         self.library = cupy
+        self._number = cupy.cuda.Device().id
 
     def view(self, name: str, value: Any, dtype: str = "float32") -> Array:
-        if isinstance(value, self.library.ndarray):
-            return value
-        self.check_place(name, value, dtype)
-        # DLPack waits for the stream that the other library works on.
-        return self.library.from_dlpack(value) if hasattr(value, "__dlpack__") else self.library.asarray(value)
+        if not isinstance(value, self.library.ndarray):
+            self.check_place(name, value, dtype)
+            # DLPack waits for the stream that the other library works on.
+            value = self.library.from_dlpack(value) if hasattr(value, "__dlpack__") else self.library.asarray(value)
+        if value.device.id != self._number:
+            raise TypeError(f"{name}: expected an array on CUDA device {self._number}, got one on {value.device.id}")
+        return value
 
     def settled(self, array: Array) -> Array:
         if array.data.ptr % array.itemsize:
@@ -75,7 +79,7 @@ class DeviceMemory(Memory):
             shape, strides = (*array.shape, array.itemsize), (*array.strides, 1)
             single = self.library.ndarray(shape, np.uint8, array.data, strides)
             return single.copy().view(array.dtype).reshape(array.shape)
-        return self.library.ascontiguousarray(array)
+        return array if array.flags.c_contiguous else self.library.ascontiguousarray(array)
 
     def empty(self, shape: Any, dtype: np.dtype) -> Array:
         with self._room_for(prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize):
@@ -209,8 +213,15 @@ class Driver:
     def launch(self, entry: str, kind: Kind, blocks: int, arguments: tuple, shared: int = 0) -> None:
         """Runs the kernel of an entry on the current stream, with so many more bytes of shared memory; the caller does
         not wait."""
-        stream = self._cuda.external_stream(self._cupy.get_current_stream().ptr)
-        self.kernel(entry, kind)[blocks, kind.shape.threads, stream, shared](*map(self._for_numba, arguments))
+        configured = self._configured(entry, kind, blocks, self._cupy.get_current_stream().ptr, shared)
+        configured(*map(self._for_numba, arguments))
+
+    @lru_cache(maxsize=4096)  # noqa: B019
+    def _configured(self, entry: str, kind: Kind, blocks: int, stream: int, shared: int) -> Any:
+        with warnings.catch_warnings():  # that so few blocks leave some of the device idle
+            warnings.simplefilter("ignore")
+            configuration = blocks, kind.shape.threads, self._cuda.external_stream(stream), shared
+            return self.kernel(entry, kind)[configuration]
 
     def _for_numba(self, argument: Any) -> Any:
         """An array as Numba's own. Of CuPy's it would wait for their stream, at each launch and in a capture; all work
@@ -240,7 +251,8 @@ class Driver:
                 try:
                     work()
                 finally:
-                    graph, self._capturing_for = stream.end_capture(), None
+                    self._capturing_for = None
+                    graph = stream.end_capture()
         return graph
 
     def replay(self, graph: Any) -> None:

@@ -39,6 +39,9 @@ class Staged(Feed):
         if number * self.longest * self._batch < len(self._host_order):
             self._bring(number)
 
+    def close(self) -> None:
+        self._copier.wait()
+
     def _bring(self, number: int) -> None:
         slot = self._slots[number % 2]
         if slot.number == number:

@@ -61,7 +61,8 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         c[REQUEST] = reason
 
     def stopped(c):
-        return c[REQUEST]  # written before a barrier of the grid, and not again before the next
+        # All of a block leave, or none: a stop may be asked for while some of its threads look.
+        return cuda.syncthreads_or(c[REQUEST] != 0)
 
     def lane(c):
         return cuda.threadIdx.x + across * cuda.threadIdx.y

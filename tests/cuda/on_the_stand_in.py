@@ -35,6 +35,7 @@ def device():
     backend._driver.replays = 0
     yield backend
     backend.memory.free = 1 << 30
+    assert all(copier.idle for copier in backend._driver.copiers), "copies outlive the feed that began them"
 
 
 @pytest.fixture(params=PLANS)
@@ -87,6 +88,48 @@ def test_other_networks(device, sizes):
         model.fit(x, y, loss="mse", epochs=2, batch_size=5, optimizer="rmsprop", progress=False)
     for name, value in made[1].state_dict().items():
         np.testing.assert_allclose(made[0].state_dict()[name], value, rtol=1e-12, atol=1e-14)
+
+
+MIXES = [("library", "library", "own"), ("library", "own", "library"), ("own", "library", "own")]
+
+
+@pytest.mark.parametrize("products", MIXES, ids="-".join)
+@pytest.mark.parametrize("activation", ["identity", "relu", "gelu", "softmax"])
+def test_short_batches_beside_a_library(device, products, activation):
+    """A library's product takes the rows that a short batch lacks as well: whoever writes them, they are zero."""
+    sizes = [3, 4, 4, 2]
+    rng = np.random.default_rng(3)
+    x, y = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(5, 2)).astype(np.float32)
+    plan = Plan(4, ("tiles",) * 3, "instructions", products)
+    made = [fm.MLP(sizes, activation, backend=device, plan=plan), fm.MLP(sizes, activation, backend="python")]
+    for model in made:
+        model.fit(x, y, loss="mse", epochs=2, batch_size=4, optimizer=fm.SGD(0.1), progress=False)
+    same(*(model.state_dict() for model in made))
+
+
+def test_a_nan_with_data_on_their_way(device, given, monkeypatch):
+    """A run that ends within a block waits for the copy of the next one."""
+    x, y = np.tile(given[0], (3, 1)), np.tile(given[1], 3)
+    x[2] = np.nan
+    monkeypatch.setattr(staging, "BLOCK", 4 * (x[:1].nbytes + 8))
+    monkeypatch.setattr(device, "place", lambda data: data)
+    model = fm.MLP(SIZES, backend=device, plan=PLANS["library"])
+    with pytest.raises(fm.NonFiniteLoss):
+        model.fit(x, y, loss="cross_entropy", epochs=1, batch_size=4, shuffle=False, progress=False)
+
+
+def test_one_launch_for_small_steps_alone(device, monkeypatch):
+    """A network that fits on chip, with a batch that a few blocks would work at for long, or exchange much of."""
+    monkeypatch.setattr(device._driver, "multiprocessors", 132)
+    monkeypatch.setattr(device._driver, "shared_of_a_block", 227 << 10)
+    single = np.dtype(np.float32)
+
+    def launch(sizes, batch):
+        return device.plan(fm.MLP(sizes)._network, single, batch).launch
+
+    assert launch([784, 128, 10], 64) == "steps"
+    assert launch([784, 16, 10], 100_000) == launch([64, 512, 10], 8192) == "instructions"
+    assert launch([784, 1024, 1024, 10], 512) == "instructions"
 
 
 def test_gradients_and_a_step_by_hand(models, given):
