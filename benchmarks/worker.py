@@ -36,12 +36,25 @@ def steps_per_turn(training: Training, turn: float) -> int:
     steps = FEWEST_STEPS
     while True:
         for _ in range(2):
-            began = time.perf_counter()
-            done = training.run(steps)
-            took = time.perf_counter() - began
-        if took > turn / 4:
-            return max(FEWEST_STEPS, math.ceil(done * turn / took))
-        steps = max(2 * done, math.ceil(done * turn / (2 * took)))
+            done, seconds, _ = turn_of(training, steps)
+        if seconds > turn / 4:
+            return max(FEWEST_STEPS, math.ceil(done * turn / seconds))
+        steps = max(2 * done, math.ceil(done * turn / (2 * max(seconds, 1e-6))))
+
+
+def turn_of(training: Training, steps: int) -> tuple[int, float, float]:
+    """(steps done, seconds by the training's own clock if it has one, seconds of the host until the call came back)."""
+    clock: HostClock = getattr(training, "clock", HostClock())
+    done, host = 0, 0.0
+
+    def run() -> None:
+        nonlocal done, host
+        began = time.perf_counter()
+        done = training.run(steps)
+        host = time.perf_counter() - began
+
+    seconds = clock.elapsed(run)
+    return done, seconds, host
 
 
 Prepare = Callable[[dict[str, Any]], Training]  # from a request
@@ -84,27 +97,13 @@ def serve(load: Callable[[], Prepare], package: str, threads: int) -> None:
             else:
                 if training is None:
                     raise RuntimeError("nothing is prepared")
-                reply = {**turn(training, steps), "resting": cpu / wall}
+                done, seconds, host = turn_of(training, steps)
+                reply = {"seconds": seconds / done, "host": host / done, "resting": cpu / wall}
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
             reply = {"failed": f"{type(error).__name__}: {said[0]}"}
         rested_from = time.perf_counter(), time.process_time()
         answer(**reply)
-
-
-def turn(training: Training, steps: int) -> dict[str, float]:
-    """Seconds a step of one turn: by the training's own clock if it has one, and of the host."""
-    clock: HostClock = getattr(training, "clock", HostClock())
-    done, host = 0, 0.0
-
-    def run() -> None:
-        nonlocal done, host
-        began = time.perf_counter()
-        done = training.run(steps)
-        host = time.perf_counter() - began
-
-    seconds = clock.elapsed(run)
-    return {"seconds": seconds / done, "host": host / done}
 
 
 def prepare_of(peer: str, mode: str, threads: int) -> Prepare:

@@ -45,6 +45,7 @@ echo ========= COMPUTE-SANITIZER
 tool=$2
 while [ $# -gt 0 ] && [ "$1" != --error-exitcode ]; do shift; done
 shift 2
+[ $tool = memcheck ] || { shift 2; set -- true; }
 "$@" || exit 1
 echo "========= ERROR SUMMARY: 0 errors, by $tool"
 """
