@@ -46,6 +46,7 @@ class Backend:
     panel         bytes of scratch in which dense_backward keeps rows of dz
     predict_rows  rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
     launches      the ways of a plan (backends/plan.py) in which it can run a call
+    most_workers  that a plan may ask for; None: any number
     precisions    of products, the first one being the arrays' own
     """
 
@@ -56,6 +57,7 @@ class Backend:
     predict_rows = 256
     launches: tuple[str, ...] = ("steps",)
     precisions: tuple[str, ...] = ("float32",)
+    most_workers: int | None = None
     threads = 1  # the most workers of a call
 
     def __init__(self, memory: Memory | None = None) -> None:
@@ -553,6 +555,8 @@ class Backend:
 
         if plan is not None and plan.launch not in self.launches:
             raise ValueError(f"plan: expected launch {' or '.join(self.launches)} on {self.name}, got {plan.launch!r}")
+        if plan is not None and plan.workers > (self.most_workers or plan.workers):
+            raise ValueError(f"plan: expected at most {self.most_workers} workers on {self.name}, got {plan.workers}")
         return Executor(self, network, np.dtype(dtype), plan, self.precision(precision, np.dtype(dtype)))
 
     def plan(self, network: program.Network, dtype: np.dtype, batch: int) -> Plan:

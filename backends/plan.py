@@ -5,8 +5,10 @@ It is chosen by a cost model from a machine's measured rates. The rates are meas
 choice is the same from run to run.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
+from numbers import Integral
 
 from fusedmlp.kernels import losses, optimizers
 from fusedmlp.kernels.program import BARRIER, PARTITIONS, Geometry, Network, program
@@ -35,8 +37,16 @@ class Plan:
     products: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
+        if isinstance(self.workers, bool) or not isinstance(self.workers, Integral) or self.workers < 1:
             raise ValueError(f"plan: workers must be a whole number of at least 1, got {self.workers!r}")
+        object.__setattr__(self, "workers", int(self.workers))
+        for name in ("partitions", "products"):
+            given = getattr(self, name)
+            if isinstance(given, str) or not isinstance(given, Sequence):
+                raise ValueError(f"plan: {name} must be a tuple of names, one for each layer, got {given!r}")
+            object.__setattr__(self, name, tuple(given))
+        if not self.partitions:
+            raise ValueError("plan: partitions must name one for each layer, got none")
         for partition in self.partitions:
             if partition not in PARTITIONS:
                 raise ValueError(f"plan: unknown partition {partition!r}; expected one of {', '.join(PARTITIONS)}")

@@ -16,6 +16,7 @@ from fusedmlp.kernels.interpreter import INTERRUPTED
 class PythonBackend(Backend):
     name = "python"
     panel = 8 << 10
+    most_workers = 1
 
     def __init__(self) -> None:
         super().__init__()

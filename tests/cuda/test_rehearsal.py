@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from fusedmlp.backends.cuda import driver
 from fusedmlp.benchmarks.explore.notebook import Notebook, row_of
 from fusedmlp.benchmarks.gpu import __main__ as script
 from fusedmlp.benchmarks.gpu import pytests, suites
@@ -98,7 +99,16 @@ def test_from_end_to_end(tmp_path):
 
 
 def test_without_a_device_it_fails(tmp_path, monkeypatch, capsys):
+    """One line says why, nothing is run, and nothing is written."""
+    monkeypatch.setattr(driver, "absence", lambda: "there is no NVIDIA driver")
+    assert script.main(["--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err == "nothing was run, and nothing written: there is no NVIDIA driver\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_section_that_fails_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
     """A required backend that is not there is no success; each section says so, and the later ones are run."""
+    monkeypatch.setattr(driver, "absence", lambda: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert script.main(["--out", str(tmp_path), "--sections", "sanitizer", "kernels", "--seconds", "100"]) == 1
     said = capsys.readouterr().out

@@ -251,6 +251,8 @@ BAD_MODELS = [
     ({"backend": 3}, TypeError, ["backend", "3", "python", "cpu", "cuda"]),
     ({"backend": None}, TypeError, ["backend", "None", "python", "cpu", "cuda"]),
     ({"plan": "out"}, TypeError, ["plan", "'out'", "Plan"]),
+    ({"plan": Plan(1, ["tiles"] * 2, "instructions")}, ValueError, ["plan", "steps", "instructions"]),
+    ({"plan": Plan(2, ("out", "in")), "backend": "python"}, ValueError, ["plan", "at most 1 workers on python", "2"]),
 ]
 
 

@@ -1,6 +1,7 @@
 """The program: its barriers suffice and each of them is needed, no row holds a count of the batch, and the buffer is
 laid out in blocks that are apart and aligned."""
 
+import re
 from itertools import pairwise, product
 
 import numpy as np
@@ -350,3 +351,29 @@ def test_rules_are_numbered_by_their_place():
     names = [rule.name for rule in activations.REGISTRY.values()]
     hidden = table[table[:, OP] == program.FORWARD, program.KIND]
     assert [names[number] for number in hidden] == ["gelu", "gelu", "identity"]
+
+
+BAD_PLANS = [
+    ((1, "out"), "partitions must be a tuple of names, one for each layer, got 'out'"),
+    ((1, None), "partitions must be a tuple"),
+    ((1, ()), "partitions must name one for each layer, got none"),
+    ((1, ("tiles",), "instructions", "library"), "products must be a tuple"),
+    ((1, ("tiles",), "instructions", ("blas",)), "unknown product 'blas'; expected one of own, library"),
+    ((1, ("tiles",), "instructions", ("own", "own")), "expected 1 products, got 2"),
+    ((1, ("out",), "instructions"), "instructions are launched by tiles, got partitions out"),
+    ((1, ("tiles",), "steps", ("library",)), "products by a library need launch='instructions', got launch='steps'"),
+    ((1, ("tiles",), "graph"), "unknown launch 'graph'; expected one of steps, instructions"),
+    ((0, ("out",)), "workers must be a whole number of at least 1, got 0"),
+    ((1.5, ("out",)), "workers must be a whole number of at least 1, got 1.5"),
+]
+
+
+@pytest.mark.parametrize("given, words", BAD_PLANS, ids=str)
+def test_bad_plan(given, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Plan(*given)
+
+
+def test_plan_takes_any_sequence_and_whole_number():
+    assert Plan(np.int64(2), ["out", "in"]) == Plan(2, ("out", "in"))
+    assert hash(Plan(2, ["out", "in"])) == hash(Plan(2, ("out", "in")))
