@@ -89,7 +89,7 @@ def apart(typing_context):
 
 # Divisions of 64-bit numbers, and trees of sums: some hundred instructions each. Inlined wherever the interpreter has
 # them they left it short of registers, and it spilled (CUDA 12.9, sm_90).
-APART = ("share", "tile_at", "tiles_of", "combined", "entry_of")
+APART = ("share", "tile_at", "tiles_of", "fill", "combined", "entry_of")
 
 
 def _compiler(kind: Kind) -> Callable[[Callable[..., Any], bool], Any]:

@@ -62,7 +62,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
 
     def stopped(c):
         # All of a block leave, or none: a stop may be asked for while some of its threads look.
-        return cuda.syncthreads_or(c[REQUEST] != 0)
+        return cuda.syncthreads_or(np.int32(c[REQUEST]))
 
     def lane(c):
         return cuda.threadIdx.x + across * cuda.threadIdx.y
