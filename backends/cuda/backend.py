@@ -46,7 +46,7 @@ PRODUCTS_OF_A_LIBRARY = 1 << 22
 
 
 # The architecture from which one launch may run whole steps: before it the interpreter's kernel has too few registers,
-# and spills (CUDA 12.9; docs/performance.md).
+# and spills a hundred bytes and more (CUDA 12.9; docs/performance.md).
 STEPS_IN_ONE_LAUNCH = (9, 0)
 
 # Of a step in one launch: multiplications of a layer's rows by weights at most for each block, some 100 µs of them, and
