@@ -15,7 +15,6 @@ from fusedmlp.kernels.program import BARRIER, PARTITIONS, Geometry, Network, pro
 
 WORTHWHILE = 0.8  # the share of one worker's time that several must stay below
 
-
 LAUNCHES = ("steps", "instructions")
 PRODUCTS = ("own", "library")
 
@@ -50,7 +49,6 @@ class Plan:
         for partition in self.partitions:
             if partition not in PARTITIONS:
                 raise ValueError(f"plan: unknown partition {partition!r}; expected one of {', '.join(PARTITIONS)}")
-
         if self.launch not in LAUNCHES:
             raise ValueError(f"plan: unknown launch {self.launch!r}; expected one of {', '.join(LAUNCHES)}")
         for product in self.products:

@@ -44,7 +44,6 @@ SHAPES: dict[np.dtype, tuple[Shape, ...]] = {
 # what a launch takes. An estimate, not yet measured on a device.
 PRODUCTS_OF_A_LIBRARY = 1 << 22
 
-
 # The architecture from which one launch may run whole steps: before it the interpreter's kernel has too few registers,
 # and spills a hundred bytes and more (CUDA 12.9; docs/performance.md).
 STEPS_IN_ONE_LAUNCH = (9, 0)

@@ -11,6 +11,8 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
+INSTALL = "pip install 'fusedmlp[cuda13]', or fusedmlp[cuda12] with a driver for CUDA 12"
+
 FILES = (
     ("cublasLt64_13.dll", "cublasLt64_12.dll")
     if os.name == "nt"
@@ -157,7 +159,4 @@ def _shared_library() -> ctypes.CDLL:
     for file in FILES:
         with suppress(OSError):
             return ctypes.CDLL(file)
-    raise OSError(
-        f"cuBLASLt was not found, neither by cuda-pathfinder nor as {', '.join(FILES)}; "
-        "pip install 'fusedmlp[cuda13]', or fusedmlp[cuda12] with a driver for CUDA 12"
-    )
+    raise OSError(f"cuBLASLt was not found, neither by cuda-pathfinder nor as {', '.join(FILES)}; {INSTALL}")

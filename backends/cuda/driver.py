@@ -18,13 +18,10 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.arrays import Array, Memory
-from fusedmlp.backends.cuda.cublaslt import library
+from fusedmlp.backends.cuda.cublaslt import INSTALL, library
 from fusedmlp.backends.cuda.kinds import Kind
 from fusedmlp.backends.cuda.products import Product, Products
 from fusedmlp.backends.errors import OutOfMemory
-
-INSTALL = "pip install 'fusedmlp[cuda13]', or fusedmlp[cuda12] with a driver for CUDA 12"
-CUDA_SUCCESS = 0
 
 
 @cache

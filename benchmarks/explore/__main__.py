@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fusedmlp.benchmarks.explore import runner
 from fusedmlp.benchmarks.explore.notebook import table
@@ -13,16 +12,8 @@ SECONDS = 400.0
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m fusedmlp.benchmarks.explore",
-        description="Measure what a GPU and its libraries can do: barriers, graphs, launches, products, peers.",
-    )
-    add = made.add_argument
-    names = list(SECTIONS)
-    add("--sections", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    add("--seconds", type=float, default=SECONDS, help="for all of them together (%(default)s)")
-    add("--out", type=Path, metavar="FOLDER", help="where the results go (benchmarks/results/)")
-    return made
+    description = "Measure what a GPU and its libraries can do: barriers, graphs, launches, products, peers."
+    return runner.parser("python -m fusedmlp.benchmarks.explore", description, SECTIONS, SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

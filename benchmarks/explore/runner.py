@@ -1,5 +1,6 @@
 """Sections one after the other, each in a process of its own with a time limit, and what is kept of them."""
 
+import argparse
 import json
 import os
 import signal
@@ -26,6 +27,17 @@ PACKAGES = (
     *("nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cuda-nvrtc", "nvmath-python", "triton"),
     *("jax-cuda13-plugin", "jax-cuda12-plugin"),
 )
+
+
+def parser(prog: str, description: str, sections: dict[str, Section], seconds: float) -> argparse.ArgumentParser:
+    """The options that every script of sections takes."""
+    made = argparse.ArgumentParser(prog=prog, description=description)
+    add = made.add_argument
+    names = list(sections)
+    add("--sections", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    add("--seconds", type=float, default=seconds, help="for all of them together (%(default)s)")
+    add("--out", type=Path, metavar="FOLDER", help="where the results go (benchmarks/results/)")
+    return made
 
 
 def run_sections(sections: dict[str, Section], names: Iterable[str], seconds: float) -> dict[str, Any]:

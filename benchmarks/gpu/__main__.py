@@ -3,7 +3,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from fusedmlp.backends.cuda import driver
 from fusedmlp.benchmarks import plots
@@ -25,16 +24,8 @@ SECTIONS = {
 
 
 def parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
-        prog="python -m fusedmlp.benchmarks.gpu",
-        description="Test and measure on the GPU of this machine. The status is 1 where anything failed.",
-    )
-    add = made.add_argument
-    names = list(SECTIONS)
-    add("--sections", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    add("--seconds", type=float, default=SECONDS, help="for all of them together (%(default)s)")
-    add("--out", type=Path, metavar="FOLDER", help="where the results go (benchmarks/results/)")
-    return made
+    description = "Test and measure on the GPU of this machine. The status is 1 where anything failed."
+    return runner.parser("python -m fusedmlp.benchmarks.gpu", description, SECTIONS, SECONDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
