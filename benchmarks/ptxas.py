@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 
 from fusedmlp.backends import entries
-from fusedmlp.backends.cuda.backend import SHAPES, STEPS_IN_ONE_LAUNCH
+from fusedmlp.backends.cuda.backend import SHAPES
 from fusedmlp.backends.cuda.kinds import Kind, family
 from fusedmlp.kernels import activations, losses, optimizers
 from fusedmlp.kernels.rules import FAMILIES, kind
 
-ARCHITECTURES = {"sm_80": (8, 0), "sm_90": (9, 0), "sm_100": (10, 0)}
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+OLDEST = (8, 0)
 ROOT = Path(__file__).parents[1]
 BEGIN, END = "<!-- kernels: begin -->", "<!-- kernels: end -->"
 
@@ -71,14 +72,12 @@ def kernels(dtype: np.dtype) -> Iterator[tuple[str, Kind]]:
                     yield name, Kind(dtype, shape, ((chosen, tuple(sorted(numbers))),))
 
 
-def assembled_for(name: str, of: Kind) -> dict[str, tuple[str, Usage]]:
-    """A kernel's PTX and what it takes, by architecture: of those on which it is launched. PTX for the oldest of them
-    is assembled for all."""
+def assembled_for(name: str, of: Kind) -> tuple[str, dict[str, Usage]]:
+    """A kernel's PTX for the oldest architecture, and what it takes on each."""
     from fusedmlp.backends.cuda.compile import ptx
 
-    least = STEPS_IN_ONE_LAUNCH if name == "run" else (8, 0)
-    code = ptx(name, of, least)
-    return {sm: (code, assembled(code, sm)) for sm, capability in ARCHITECTURES.items() if capability >= least}
+    code = ptx(name, of, OLDEST)
+    return code, {architecture: assembled(code, architecture) for architecture in ARCHITECTURES}
 
 
 def assembler() -> str:
@@ -136,10 +135,9 @@ def table() -> str:
     ]
     for dtype in SHAPES:
         for name, of in kernels(dtype):
-            found = assembled_for(name, of)
-            ((code, _), *_) = found.values()
-            registers = ", ".join(str(found[sm][1].registers) if sm in found else "-" for sm in ARCHITECTURES)
-            spills = max(usage.spills for _, usage in found.values())
+            code, found = assembled_for(name, of)
+            registers = ", ".join(str(usage.registers) for usage in found.values())
+            spills = max(usage.spills for usage in found.values())
             row = (name, rules_in_words(of), dtype, of.shape.edge, registers, shared_bytes(code), spills)
             lines.append(f"| {' | '.join(map(str, row))} |")
     return "\n".join(lines)

@@ -8,6 +8,7 @@ z = x weightᵀ + bias, y = f(z); dz = dy f'(z), dx = dz weight, dweight = dzᵀ
 """
 
 from fusedmlp.kernels.choice import SAVES_PREACTIVATION, SLOTS, Choice, gradient, step, value
+from fusedmlp.kernels.sharing import all_tiles, count_tiles, tile
 from fusedmlp.kernels.summation import STRETCH, compensated
 from fusedmlp.kernels.vocabulary import (
     block,
@@ -25,7 +26,6 @@ from fusedmlp.kernels.vocabulary import (
     sync_lanes,
     thin,
     tile_columns,
-    tile_rows,
     vector,
 )
 
@@ -135,59 +135,53 @@ update_tile = Choice(
 
 
 @thin
-def dense_forward(c, x, weight, bias, y, saved, keep, kind, p, first_row, last_row, first_column, last_column):
-    """y = f(x weightᵀ + bias) on a rectangle of y, a tile at a time: the epilogue of a tile comes before the next
-    tile's product. A rule of scope "row" needs all columns of its rows, so it has a pass of its own: `activate`."""
+def dense_forward(c, x, weight, bias, y, saved, keep, kind, p, tiles):
+    """y = f(x weightᵀ + bias) on these tiles of y, one at a time: the epilogue of a tile comes before the next one's
+    product. A rule of scope "row" needs all columns of its rows, so it has a pass of its own: `activate`."""
     inputs = x.shape[1]
-    for i in range(first_row, last_row, tile_rows(c)):
-        m = min(tile_rows(c), last_row - i)
-        for j in range(first_column, last_column, tile_columns(c)):
-            n = min(tile_columns(c), last_column - j)
-            target = block(y, i, j, m, n)
-            z = product_tile(c, target)
-            matmul_tile(c, block(x, i, 0, m, inputs), False, block(weight, j, 0, n, inputs), True, z, False)
-            b = vector(bias, j, n) if bias.shape[0] > 0 else bias
-            activate_tile(kind, c, z, b, target, block(saved, i, j, m, n), keep, p)
-            sync_lanes(c)
+    for k in range(count_tiles(c, tiles)):
+        i, m, j, n = tile(c, tiles, k)
+        target = block(y, i, j, m, n)
+        z = product_tile(c, target)
+        matmul_tile(c, block(x, i, 0, m, inputs), False, block(weight, j, 0, n, inputs), True, z, False)
+        b = vector(bias, j, n) if bias.shape[0] > 0 else bias
+        activate_tile(kind, c, z, b, target, block(saved, i, j, m, n), keep, p)
+        sync_lanes(c)
 
 
 @thin
-def input_gradient(c, dz, weight, saved, dx, kind, p, first_row, last_row, first_column, last_column):
-    """dx = (dz weight) f'(saved) on a rectangle of dx, f being the activation of the layer below."""
+def input_gradient(c, dz, weight, saved, dx, kind, p, tiles):
+    """dx = (dz weight) f'(saved) on these tiles of dx, f being the activation of the layer below."""
     outputs = dz.shape[1]
-    for i in range(first_row, last_row, tile_rows(c)):
-        m = min(tile_rows(c), last_row - i)
-        for j in range(first_column, last_column, tile_columns(c)):
-            n = min(tile_columns(c), last_column - j)
-            target = block(dx, i, j, m, n)
-            z = product_tile(c, target)
-            matmul_tile(c, block(dz, i, 0, m, outputs), False, block(weight, 0, j, outputs, n), False, z, False)
-            gradient_tile(kind, c, z, block(saved, i, j, m, n), target, p)
-            sync_lanes(c)
+    for k in range(count_tiles(c, tiles)):
+        i, m, j, n = tile(c, tiles, k)
+        target = block(dx, i, j, m, n)
+        z = product_tile(c, target)
+        matmul_tile(c, block(dz, i, 0, m, outputs), False, block(weight, 0, j, outputs, n), False, z, False)
+        gradient_tile(kind, c, z, block(saved, i, j, m, n), target, p)
+        sync_lanes(c)
 
 
 @thin
-def weight_update(c, dz, x, weight, s0, s1, s2, kind, h, first_row, last_row, first_column, last_column):
-    """weight takes one optimizer step by dzᵀ x, on a rectangle of weight: the gradient of a tile lives only until
-    its step is done."""
+def weight_update(c, dz, x, weight, s0, s1, s2, kind, h, tiles):
+    """weight takes one optimizer step by dzᵀ x, on these tiles of weight: the gradient of a tile lives only until its
+    step is done."""
     batch = x.shape[0]
-    for o in range(first_row, last_row, tile_rows(c)):
-        m = min(tile_rows(c), last_row - o)
-        for i in range(first_column, last_column, tile_columns(c)):
-            n = min(tile_columns(c), last_column - i)
-            g = scratch(c, weight, m, n)
-            matmul_tile(c, block(dz, 0, o, batch, m), True, block(x, 0, i, batch, n), False, g, False)
-            update_tile(
-                kind,
-                c,
-                g,
-                block(weight, o, i, m, n),
-                block(s0, o, i, m, n),
-                block(s1, o, i, m, n),
-                block(s2, o, i, m, n),
-                h,
-            )
-            sync_lanes(c)
+    for k in range(count_tiles(c, tiles)):
+        o, m, i, n = tile(c, tiles, k)
+        g = scratch(c, weight, m, n)
+        matmul_tile(c, block(dz, 0, o, batch, m), True, block(x, 0, i, batch, n), False, g, False)
+        update_tile(
+            kind,
+            c,
+            g,
+            block(weight, o, i, m, n),
+            block(s0, o, i, m, n),
+            block(s1, o, i, m, n),
+            block(s2, o, i, m, n),
+            h,
+        )
+        sync_lanes(c)
 
 
 @thin
@@ -241,14 +235,6 @@ def compensated_span(c, part, total, error):
         total[j], error[j] = compensated(total[j], error[j], part[j])
 
 
-def share(extent, multiple, number, parts):
-    """[first, last) of part `number` when `extent` is cut into `parts` at multiples of `multiple`."""
-    units = (extent + multiple - 1) // multiple
-    first = units * number // parts * multiple
-    last = units * (number + 1) // parts * multiple
-    return min(first, extent), min(last, extent)
-
-
 @thin
 def activate(c, z, y, saved, keep, kind, p, first_row, last_row):
     """y = f(z) on a range of rows; y may be z."""
@@ -283,10 +269,9 @@ def activation_backward(c, dy, saved, dz, kind, p, first_row, last_row):
 
 def weight_gradient(c, dz, x, dweight, accumulate, first_row, last_row):
     """dweight = dzᵀ x on a range of rows; += with `accumulate`."""
-    batch, inputs = x.shape[0], x.shape[1]
-    for o in range(first_row, last_row, tile_rows(c)):
-        m = min(tile_rows(c), last_row - o)
-        for i in range(0, inputs, tile_columns(c)):
-            n = min(tile_columns(c), inputs - i)
-            target = block(dweight, o, i, m, n)
-            matmul_tile(c, block(dz, 0, o, batch, m), True, block(x, 0, i, batch, n), False, target, accumulate)
+    batch = x.shape[0]
+    tiles = all_tiles(first_row, last_row, 0, x.shape[1])
+    for k in range(count_tiles(c, tiles)):
+        o, m, i, n = tile(c, tiles, k)
+        target = block(dweight, o, i, m, n)
+        matmul_tile(c, block(dz, 0, o, batch, m), True, block(x, 0, i, batch, n), False, target, accumulate)

@@ -15,7 +15,6 @@ from fusedmlp.kernels.dense import (
     dense_forward,
     gradient_tile,
     input_gradient,
-    share,
     update_tile,
     weight_update,
 )
@@ -62,6 +61,7 @@ from fusedmlp.kernels.program import (
     Y_AT,
     Y_LENGTH,
 )
+from fusedmlp.kernels.sharing import share
 from fusedmlp.kernels.vocabulary import (
     barrier,
     block,
@@ -82,8 +82,6 @@ from fusedmlp.kernels.vocabulary import (
     stopped,
     sync_lanes,
     thin,
-    tile_columns,
-    tile_rows,
     vector,
     worker,
     workers,
@@ -221,8 +219,26 @@ def one(
     """
     if stopped(c) == 0:
         data = (x, truth, sample_weights, labels, batch_labels, order, scalars, losses, result)
-        k = clock[PASSED] + ahead
-        instruction(c, row(table, number), buffer, data, moment(k, clock[FIRST] + k, batch, order, guarded))
+        k, i = clock[PASSED] + ahead, row(table, number)
+        now = moment(k, clock[FIRST] + k, batch, order, guarded)
+        instruction(c, i, buffer, data, now)
+        fill(c, i, buffer, now)
+
+
+def fill(c, i, buffer, now):
+    """Zeros in the rows of Y that a short batch lacks, where the program asks for them: an executor that leaves
+    products to a library makes calls of the other instructions."""
+    _, _, rows, batch, _ = now
+    if i[FULL] > 0 and rows < batch:
+        y = matrix(buffer, i[Y_AT], batch, i[Y_LENGTH])
+        first, last = rows_of(c, batch - rows)
+        for k in range(rows + first + lane_row(c), rows + last, lane_rows(c)):
+            zero_span(c, vector(row(y, k), 0, i[FULL]))
+
+
+def zero_span(c, y):
+    for j in range(lane_column(c), y.shape[0], lane_columns(c)):
+        y[j] = const(y[j], 0)
 
 
 def advance(c, clock, steps):
@@ -259,23 +275,6 @@ def rows_of(c, rows):
     return share(rows, 1, worker(c), workers(c))
 
 
-def tiles_of(c, rows, columns):
-    """How many tiles of a matrix are this worker's."""
-    tiles = extent_in(rows, tile_rows(c)) * extent_in(columns, tile_columns(c))
-    return (tiles - worker(c) + workers(c) - 1) // workers(c)
-
-
-def extent_in(extent, unit):
-    return (extent + unit - 1) // unit
-
-
-def tile_at(c, k, rows, columns):
-    """[first row, last row, first column, last column) of this worker's tile k."""
-    number, across = worker(c) + k * workers(c), extent_in(columns, tile_columns(c))
-    i, j = number // across * tile_rows(c), number % across * tile_columns(c)
-    return i, min(i + tile_rows(c), rows), j, min(j + tile_columns(c), columns)
-
-
 @thin
 def gather(c, i, buffer, data, now):
     x, truth, weights, labels, batch_labels, order, _, _, _ = data
@@ -284,7 +283,6 @@ def gather(c, i, buffer, data, now):
     to = matrix(buffer, i[Y_AT], batch, i[Y_LENGTH])
     for k in range(first + lane_row(c), last, lane_rows(c)):
         copy_span(c, row(x, order[start + k]), vector(row(to, k), 0, i[INPUTS]))
-    fill(c, i, buffer, now, i[INPUTS])
     if truth.shape[0] > 0:
         to = matrix(buffer, i[B_AT], batch, i[B_LENGTH])
         for k in range(first + lane_row(c), last, lane_rows(c)):
@@ -302,21 +300,6 @@ def copy_span(c, a, y):
         y[j] = a[j]
 
 
-def fill(c, i, buffer, now, columns):
-    """Zeros in the rows of Y that a short batch lacks, where the program asks for them."""
-    _, _, rows, batch, _ = now
-    if i[FULL] > 0 and rows < batch:
-        y = matrix(buffer, i[Y_AT], batch, i[Y_LENGTH])
-        first, last = share(batch - rows, 1, worker(c), workers(c))
-        for k in range(rows + first + lane_row(c), rows + last, lane_rows(c)):
-            zero_span(c, vector(row(y, k), 0, columns))
-
-
-def zero_span(c, y):
-    for j in range(lane_column(c), y.shape[0], lane_columns(c)):
-        y[j] = const(y[j], 0)
-
-
 @thin
 def forward(c, i, buffer, data, now):
     _, _, rows, _, _ = now
@@ -325,28 +308,24 @@ def forward(c, i, buffer, data, now):
     weight = block(home(c, buffer, i[W_AT], outputs, i[W_LENGTH]), 0, 0, outputs, inputs)
     bias = vector(buffer, i[B_AT], outputs if i[B_LENGTH] > 0 else 0)
     p = parameters(i, buffer)
-    first_row, last_row, first_column, last_column = 0, rows, 0, outputs
-    at, saved_at, turns = i[Y_AT], i[S_AT], 1
+    first_row, last_row, first_column, last_column, first, every = 0, rows, 0, outputs, 0, 1
+    at, saved_at = i[Y_AT], i[S_AT]
     if i[PARTITION] == OUT:
         first_column, last_column = columns_of(c, i, outputs)
     elif i[PARTITION] == ROWS:
         first_row, last_row = rows_of(c, rows)
     elif i[PARTITION] == TILES:
-        turns = tiles_of(c, rows, outputs)
+        first, every = worker(c), workers(c)
     else:
-        first, last = columns_of(c, i, inputs)
-        x, weight = block(x, 0, first, rows, last - first), block(weight, 0, first, outputs, last - first)
+        first_input, last_input = columns_of(c, i, inputs)
+        part = last_input - first_input
+        x, weight = block(x, 0, first_input, rows, part), block(weight, 0, first_input, outputs, part)
         at += worker(c) * i[STRIDE]
         saved_at = at
     y = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, outputs)
     saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, outputs)
-    for turn in range(turns):
-        if i[PARTITION] == TILES:
-            first_row, last_row, first_column, last_column = tile_at(c, turn, rows, outputs)
-        dense_forward(
-            c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, first_row, last_row, first_column, last_column
-        )
-    fill(c, i, buffer, now, outputs)
+    tiles = first_row, last_row, first_column, last_column, first, every
+    dense_forward(c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, tiles)
 
 
 @thin
@@ -355,27 +334,25 @@ def backward(c, i, buffer, data, now):
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     dz = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, outputs)
     weight = block(home(c, buffer, i[W_AT], outputs, i[W_LENGTH]), 0, 0, outputs, inputs)
-    first_row, last_row, first_column, last_column = 0, rows, 0, inputs
-    at, saved_at, turns = i[Y_AT], i[S_AT], 1
+    p = parameters(i, buffer)
+    first_row, last_row, first_column, last_column, first, every = 0, rows, 0, inputs, 0, 1
+    at, saved_at = i[Y_AT], i[S_AT]
     if i[PARTITION] == IN:
         first_column, last_column = columns_of(c, i, inputs)
     elif i[PARTITION] == ROWS:
         first_row, last_row = rows_of(c, rows)
     elif i[PARTITION] == TILES:
-        turns = tiles_of(c, rows, inputs)
+        first, every = worker(c), workers(c)
     else:
-        first, last = columns_of(c, i, outputs)
-        dz, weight = block(dz, 0, first, rows, last - first), block(weight, first, 0, last - first, inputs)
+        first_output, last_output = columns_of(c, i, outputs)
+        part = last_output - first_output
+        dz, weight = block(dz, 0, first_output, rows, part), block(weight, first_output, 0, part, inputs)
         at += worker(c) * i[STRIDE]
         saved_at = at
     dx = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, inputs)
     saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, inputs)
-    p = parameters(i, buffer)
-    for turn in range(turns):
-        if i[PARTITION] == TILES:
-            first_row, last_row, first_column, last_column = tile_at(c, turn, rows, inputs)
-        input_gradient(c, dz, weight, saved, dx, i[KIND], p, first_row, last_row, first_column, last_column)
-    fill(c, i, buffer, now, inputs)
+    tiles = first_row, last_row, first_column, last_column, first, every
+    input_gradient(c, dz, weight, saved, dx, i[KIND], p, tiles)
 
 
 @thin
@@ -400,7 +377,6 @@ def join(c, i, buffer, data, now):
             activate_tile(i[KIND], c, sums, bias, y, saved, i[KEEP] > 0, p)
         else:
             gradient_tile(i[KIND], c, sums, saved, y, p)
-    fill(c, i, buffer, now, columns)
 
 
 @thin
@@ -433,7 +409,6 @@ def loss(c, i, buffer, data, now):
     for j in range(first + lane(c), last, lanes(c)):
         if guarded and not finite(losses[j, 0]):
             request_stop(c, NON_FINITE, k)
-    fill(c, i, buffer, now, i[OUTPUTS])
 
 
 @thin
@@ -453,17 +428,15 @@ def update(c, i, buffer, data, now):
     x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
     dz = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, outputs)
     weight, s0, s1, s2 = with_slots(c, i, buffer, i[W_AT], outputs, i[W_LENGTH])
-    first_row, last_row, first_column, last_column, turns = 0, outputs, 0, inputs, 1
+    first_row, last_row, first_column, last_column, first, every = 0, outputs, 0, inputs, 0, 1
     if i[PARTITION] == OUT:
         first_row, last_row = columns_of(c, i, outputs)
     elif i[PARTITION] == IN:
         first_column, last_column = columns_of(c, i, inputs)
     else:
-        turns = tiles_of(c, outputs, inputs)
-    for turn in range(turns):
-        if i[PARTITION] == TILES:
-            first_row, last_row, first_column, last_column = tile_at(c, turn, outputs, inputs)
-        weight_update(c, dz, x, weight, s0, s1, s2, i[KIND], h, first_row, last_row, first_column, last_column)
+        first, every = worker(c), workers(c)
+    tiles = first_row, last_row, first_column, last_column, first, every
+    weight_update(c, dz, x, weight, s0, s1, s2, i[KIND], h, tiles)
     if i[B_LENGTH] > 0:
         bias, s0, s1, s2 = with_slots(c, i, buffer, i[B_AT], 1, i[B_LENGTH])
         first_column, last_column = columns_of(c, i, outputs)

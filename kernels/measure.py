@@ -1,20 +1,19 @@
 """Two bodies by which a machine is measured before a plan is chosen: workers that multiply, and workers that meet."""
 
-from fusedmlp.kernels.dense import share
-from fusedmlp.kernels.vocabulary import barrier, block, matmul_tile, tile_columns, tile_rows, worker, workers
+from fusedmlp.kernels.sharing import all_tiles, count_tiles, share, tile
+from fusedmlp.kernels.vocabulary import barrier, block, matmul_tile, worker, workers
 
 
 def multiply(c, a, b, z, times):
     """z = a b, `times` times over, the rows shared out; a (M, K), b (K, N), z (M, N)."""
     first, last = share(z.shape[0], 1, worker(c), workers(c))
     inner, columns = b.shape
+    tiles = all_tiles(first, last, 0, columns)
     for _ in range(times):
-        for i in range(first, last, tile_rows(c)):
-            m = min(tile_rows(c), last - i)
-            for j in range(0, columns, tile_columns(c)):
-                n = min(tile_columns(c), columns - j)
-                left, right = block(a, i, 0, m, inner), block(b, 0, j, inner, n)
-                matmul_tile(c, left, False, right, False, block(z, i, j, m, n), False)
+        for k in range(count_tiles(c, tiles)):
+            i, m, j, n = tile(c, tiles, k)
+            left, right = block(a, i, 0, m, inner), block(b, 0, j, inner, n)
+            matmul_tile(c, left, False, right, False, block(z, i, j, m, n), False)
 
 
 def meet(c, times):

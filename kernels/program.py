@@ -40,7 +40,7 @@ MULTIPLE = 21  # columns are shared out in multiples of this, so that no two wor
 HOME = 22  # 1: while steps run, each worker alone touches its part of W and of its slots
 LIBRARY = 23  # 1: a bare product, which an executor may leave to a library that knows no short batch: it takes all rows
 # that a batch may have
-FULL = 24  # 1: the rows of Y that a short batch lacks are written as zeros, for such products
+FULL = 24  # so many columns of the rows of Y that a short batch lacks are written as zeros, for such products
 COLUMNS = 25
 
 MEET, MEET_OR_LEAVE = 1, 2
@@ -273,7 +273,6 @@ class _Composer:
         self.network, self.geometry, self.batch, self.libraries = network, geometry, batch, libraries
         # One worker has everything already.
         self.partitions = tuple(p if geometry.workers > 1 or p == TILES else OUT for p in partitions)
-        self.full = int(any(libraries))
         self.shapes = dict(network.parameters())
         self.layout = Layout(geometry)
         self.write = _Writer(geometry.multiple)
@@ -356,7 +355,7 @@ class _Composer:
             }
             writes.append(Access("truth", "rows", True))  # and with it labels and sample weights
         extents = {INPUTS: network.sizes[0], OUTPUTS: network.sizes[-1]}
-        self.write(GATHER, extents | {FULL: self.full} | self.blocks(**gathered), *writes)
+        self.write(GATHER, extents | self.filled(a) | self.blocks(**gathered), *writes)
         for layer, activation in enumerate(network.activations):
             last = layer == network.layers - 1
             reads_logits = last and loss is not None and fused_output(network, loss)
@@ -369,7 +368,7 @@ class _Composer:
         saved = self.layout.add(f"z {layer + 1}", self.batch, outputs) if keep else y
         self.saved[layer + 1] = (activation, saved)
         element = identity if activation.scope == "row" else activation
-        epilogue = self.rule(layer, element) | {KEEP: int(keep), FULL: self.full} | self.extents(layer)
+        epilogue = self.rule(layer, element) | {KEEP: int(keep)} | self.filled(y) | self.extents(layer)
         if self.libraries[layer]:
             self.forward_library(layer, epilogue, y, saved)
         elif self.partitions[layer] == IN:
@@ -419,6 +418,9 @@ class _Composer:
                 Access(y.name, "rows", True),
                 Access(saved.name, "rows", True),
             )
+
+    def filled(self, y: Block) -> Fields:
+        return {FULL: y.columns} if any(self.libraries) else {}
 
     def product(self, layer: int) -> Fields:
         """What a product for a library has in every place: no epilogue but a bias."""
@@ -471,7 +473,8 @@ class _Composer:
         self.write(
             LOSS,
             rule
-            | {OUTPUTS: network.sizes[-1], FULL: self.full}
+            | {OUTPUTS: network.sizes[-1]}
+            | self.filled(d)
             | self.blocks(X=a, Y=d, S=losses, B=layout["truth"], W=layout["sample weights"]),
             Access(a.name, "rows"),
             Access("truth", "rows"),
@@ -503,7 +506,7 @@ class _Composer:
         dx = self.layout.add(f"d {layer}", self.batch, inputs)
         activation, saved = self.saved[layer]
         by_row = activation.scope == "row"
-        epilogue = self.rule(layer - 1, identity if by_row else activation) | {FULL: self.full} | self.extents(layer)
+        epilogue = self.rule(layer - 1, identity if by_row else activation) | self.filled(dx) | self.extents(layer)
         given, partition = self.weights(layer)["W"], self.partitions[layer]
         if self.libraries[layer]:
             self.write(

@@ -28,7 +28,7 @@ from fusedmlp.backends.cuda import driver
 from fusedmlp.backends.cuda.backend import CudaBackend
 from fusedmlp.backends.cuda.kinds import Shape
 from fusedmlp.backends.cuda.products import Products
-from fusedmlp.backends.cuda.words import Device, simulated, words_for
+from fusedmlp.backends.cuda.words import Device, simulated, thread_x, thread_y, words_for
 from fusedmlp.backends.errors import OutOfMemory
 from fusedmlp.backends.python.words import WORDS as PLAIN
 
@@ -180,7 +180,7 @@ class StandIn:
     """As backends/cuda/driver.py's Driver. `launches` records what was run, and `replays` how many graphs."""
 
     name, multiprocessors = "the simulator", 2
-    capability, shared_of_a_block = (9, 0), 16 << 10
+    shared_of_a_block = 16 << 10
     HOME = 400  # bytes, so that not all of a network's weights find room
 
     def __init__(self):
@@ -205,7 +205,7 @@ class StandIn:
             return shared(name, self.home_bytes(entry, kind) // np.dtype(dtype).itemsize, dtype)
 
         views = {name: PLAIN[name] for name in ALONE} | {"strided": strided}
-        words = words_for(kind, Device(lambda word, thin: word, shared, dynamic, views))
+        words = words_for(kind, Device(lambda word, thin: word, shared, dynamic, (thread_x, thread_y), views))
         folder = Path(fusedmlp.backends.cuda.__file__).parent
         binder = Binder(words, lambda function, thin: function, folder, kind.rules)
         bound = entries.bound(binder, entry)

@@ -44,10 +44,6 @@ SHAPES: dict[np.dtype, tuple[Shape, ...]] = {
 # what a launch takes. An estimate, not yet measured on a device.
 PRODUCTS_OF_A_LIBRARY = 1 << 22
 
-# The architecture from which one launch may run whole steps: before it the interpreter's kernel has too few registers,
-# and spills a hundred bytes and more (CUDA 12.9; docs/performance.md).
-STEPS_IN_ONE_LAUNCH = (9, 0)
-
 # Of a step in one launch: multiplications of a layer's rows by weights at most for each block, some 100 µs of them, and
 # bytes of partial sums, which stay in the second-level cache. Estimates, not yet measured on a device.
 MULTIPLICATIONS_OF_A_BLOCK = 1 << 21
@@ -84,12 +80,11 @@ class CudaBackend(Backend):
     predict_rows = 8192
     precisions = ("float32", "tf32", "bf16")
     shapes = SHAPES
+    launches = ("steps", "instructions")
 
     def __init__(self, driver: Any = None) -> None:
         self._driver: Any = driver or Driver()
         super().__init__(self._driver.memory)
-        new_enough = self._driver.capability >= STEPS_IN_ONE_LAUNCH
-        self.launches = ("steps", "instructions") if new_enough else ("instructions",)
         self._launches = Launches(self._driver, self.shapes)
 
     def describe(self) -> str:
@@ -115,7 +110,7 @@ class CudaBackend(Backend):
         room = workers * (self._driver.shared_of_a_block - SHARED_OF_THE_INTERPRETER)
         exchanged = workers * batch * units * dtype.itemsize
         fits = 3 * weights * dtype.itemsize <= room and exchanged <= EXCHANGED_IN_A_STEP
-        if "steps" not in self.launches or not fits or batch * weights > workers * MULTIPLICATIONS_OF_A_BLOCK:
+        if not fits or batch * weights > workers * MULTIPLICATIONS_OF_A_BLOCK:
             return self._by_instructions(network, batch)
         pairs = islice(cycle(("out", "in")), network.layers)
         return Plan(workers, tuple(pairs))

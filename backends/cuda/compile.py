@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import FunctionType
 from typing import Any
 from unittest.mock import patch
 
@@ -18,7 +17,7 @@ from numba.cuda.np.numpy_support import from_dtype
 from fusedmlp.backends import entries
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cuda.kinds import Kind
-from fusedmlp.backends.cuda.words import MATHEMATICS, Device, words_for
+from fusedmlp.backends.cuda.words import MATHEMATICS, Device, thread_x, thread_y, words_for
 from fusedmlp.backends.views import constant_of, strided_of, view_of, views
 
 SHARED = 3  # NVPTX's address space of shared memory
@@ -67,42 +66,36 @@ VIEWS = {"matrix": matrix, "vector": vector, "block": block, "row": row, "stride
 @cache
 def binder(kind: Kind) -> Binder:
     """The binder for the device functions of a kernel."""
-    return Binder(words(kind), _compiler(kind), Path(__file__).parent, kind.rules)
+    return Binder(words(kind), _compile, Path(__file__).parent, kind.rules)
 
 
 @cache
 def words(kind: Kind) -> dict[str, Any]:
     views = VIEWS | MATHEMATICS | {"const": constant_of(intrinsic, types)}
-    return words_for(kind, Device(_compiler(kind), _shared, _dynamic, views))
+    thread = (_thread("x"), _thread("y")) if kind.home else (_compile(thread_x, True), _compile(thread_y, True))
+    return words_for(kind, Device(_compile, _shared, _dynamic, thread, views))
 
 
-@intrinsic
-def apart(typing_context):
-    """Keeps the function in which it stands a call of its own."""
-
-    def generate(context, builder, signature, arguments):
-        builder.function.attributes.add("noinline")
-        return context.get_dummy_value()
-
-    return types.void(), generate
+def _compile(function: Callable[..., Any], thin: bool) -> Any:
+    """A device function."""
+    return cuda.jit(device=True, inline="always" if thin else "never")(function)
 
 
-# Divisions of 64-bit numbers, and trees of sums: some hundred instructions each. Inlined wherever the interpreter has
-# them they left it short of registers, and it spilled (CUDA 12.9, sm_90).
-APART = ("share", "tile_at", "tiles_of", "fill", "combined", "entry_of")
+def _thread(axis: str) -> Any:
+    """A thread's position in its block, asked of the hardware anew at each call. In the interpreter the compiler would
+    else take every address that follows from it out of the loop over all instructions: 116 of 255 registers stood
+    occupied between two of them, and it spilled (CUDA 13.5, sm_90)."""
 
+    @intrinsic
+    def position(typing_context):
+        def generate(context, builder, signature, arguments):
+            kind = ir.FunctionType(ir.IntType(32), [])
+            read = builder.asm(kind, f"mov.u32 $0, %tid.{axis};", "=r", [], side_effect=True)
+            return builder.zext(read, ir.IntType(64))
 
-def _compiler(kind: Kind) -> Callable[[Callable[..., Any], bool], Any]:
-    """What compiles the device functions of a kernel."""
+        return types.int64(), generate
 
-    def compile(function: Callable[..., Any], thin: bool) -> Any:
-        if kind.home and function.__name__ in APART:
-            body = cuda.jit(device=True, inline="always")(function)
-            around = entry_around(function, before="apart()").__code__
-            function = FunctionType(around, {"apart": apart, "body": body}, function.__name__)
-        return cuda.jit(device=True, inline="always" if thin else "never")(function)
-
-    return compile
+    return position
 
 
 def source(name: str, kind: Kind) -> tuple[Any, tuple[Any, ...]]:

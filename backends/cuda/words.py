@@ -30,13 +30,23 @@ class Device:
              its own must
     shared   shared(name, length, dtype): a function whose result is the block's array of that name in shared memory
     dynamic  dynamic(name, dtype): the same, of as much shared memory as the launch asks for
+    thread   a thread's x and y in its block, as functions
     views    the words that are no functions of the device's: views of memory, and mathematics
     """
 
     compile: Callable[[Any, bool], Any]
     shared: Callable[[str, int, Any], Callable[[], Any]]
     dynamic: Callable[[str, Any], Callable[[], Any]]
+    thread: tuple[Callable[[], Any], Callable[[], Any]]
     views: dict[str, Callable[..., Any]]
+
+
+def thread_x():
+    return cuda.threadIdx.x
+
+
+def thread_y():
+    return cuda.threadIdx.y
 
 
 def words_for(kind: Kind, device: Device) -> dict[str, Any]:
@@ -44,6 +54,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
     dtype, shape = kind.dtype.type, kind.shape
     matrix, edge, thin = device.views["matrix"], shape.edge, True
     (across, down), lanes = shape.threads, shape.lanes
+    x, y = device.thread
     tile = device.shared("tile", edge * edge, dtype)
 
     def worker(c):
@@ -65,20 +76,20 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         return cuda.syncthreads_or(np.int32(c[REQUEST]))
 
     def lane(c):
-        return cuda.threadIdx.x + across * cuda.threadIdx.y
+        return x() + across * y()
 
     # Numbers, not blockDim: a loop with a step that the compiler does not know divides by it first.
     def lane_count(c):
         return lanes
 
     def lane_row(c):
-        return cuda.threadIdx.y
+        return y()
 
     def lane_rows(c):
         return down
 
     def lane_column(c):
-        return cuda.threadIdx.x
+        return x()
 
     def lane_columns(c):
         return across
@@ -93,7 +104,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
 
         def combined(c, part):
             parts = parts_of_lanes()
-            k, width = cuda.threadIdx.x + across * cuda.threadIdx.y, lanes
+            k, width = x() + across * y(), lanes
             cuda.syncthreads()
             parts[k] = part
             cuda.syncthreads()
@@ -159,13 +170,13 @@ def staged_product(dtype: Any, shape: Shape, device: Device) -> Any:
     length, lanes = edge + 1, shape.lanes
     rows_each, columns_each = edge // down, edge // across
     panel_a, panel_b = (device.shared(name, depth * length, dtype) for name in ("panel_a", "panel_b"))
-    matrix = device.views["matrix"]
+    matrix, (x, y) = device.views["matrix"], device.thread
 
     def stage(panel, a, along_rows, start, inner):
         """panel[k, e] = element e of the tile at inner position start + k, and 0 beyond the edges. Neighbouring threads
         read neighbours in memory: positions where `a` has them in its rows, elements otherwise."""
         extent = a.shape[0] if along_rows else a.shape[1]
-        for number in range(cuda.threadIdx.x + across * cuda.threadIdx.y, depth * edge, lanes):
+        for number in range(x() + across * y(), depth * edge, lanes):
             e, k = (number // depth, number % depth) if along_rows else (number % edge, number // edge)
             value = dtype(0)
             if e < extent and start + k < inner:
@@ -176,6 +187,7 @@ def staged_product(dtype: Any, shape: Shape, device: Device) -> Any:
 
     def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
         inner = a.shape[0] if transpose_a else a.shape[1]
+        own_row, own_column = y(), x()
         left, right = matrix(panel_a(), 0, depth, length), matrix(panel_b(), 0, depth, length)
         sums = cuda.local.array((rows_each, columns_each), dtype)
         column = cuda.local.array(rows_each, dtype)
@@ -189,14 +201,14 @@ def staged_product(dtype: Any, shape: Shape, device: Device) -> Any:
             cuda.syncthreads()
             for k in range(depth):
                 for i in range(rows_each):
-                    column[i] = left[k, cuda.threadIdx.y + i * down]
+                    column[i] = left[k, own_row + i * down]
                 for j in range(columns_each):
-                    value = right[k, cuda.threadIdx.x + j * across]
+                    value = right[k, own_column + j * across]
                     for i in range(rows_each):
                         sums[i, j] += column[i] * value
         for i in range(rows_each):
             for j in range(columns_each):
-                p, q = cuda.threadIdx.y + i * down, cuda.threadIdx.x + j * across
+                p, q = own_row + i * down, own_column + j * across
                 if p < z.shape[0] and q < z.shape[1]:
                     z[p, q] = z[p, q] + sums[i, j] if accumulate else sums[i, j]
         cuda.syncthreads()
