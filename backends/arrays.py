@@ -121,10 +121,12 @@ class Memory:
         self.check_place(name, value, dtype)
         return np.from_dlpack(value)
 
-    def settled(self, array: Array) -> Array:
-        """The array itself where it is contiguous and aligned, else a copy that is."""
+    def settled(self, array: Array, dtype: np.dtype | None = None) -> Array:
+        """The array itself where it is contiguous, aligned and of the dtype, if one is given; else a copy that is."""
         flags = array.flags
-        return array if flags.c_contiguous and flags.aligned else np.require(array, requirements=["C", "A"])
+        if flags.c_contiguous and flags.aligned and (dtype is None or array.dtype == dtype):
+            return array
+        return np.require(array, dtype, ["C", "A"])
 
     def empty(self, shape: Any, dtype: np.dtype) -> Array:
         """A new contiguous array, not cleared."""
@@ -151,6 +153,10 @@ class Memory:
     def holds(self, array: Array) -> bool:
         """Whether an array of the library, or of NumPy, lies in this memory."""
         return isinstance(array, self.library.ndarray)
+
+    def copied(self, array: Array) -> Array:
+        """A contiguous copy."""
+        return array.copy()
 
     def clear(self, array: Array) -> None:
         """Makes every number 0."""

@@ -91,10 +91,9 @@ class Backend:
         """The data in the backend's memory, if they have room there; else as they are."""
         return data
 
-    def feed(self, data: Data, order: np.ndarray, batch: int, old: Array | None = None) -> Feed:
-        """What brings the rows of an epoch to calls of steps of `batch` rows. The order takes the place of `old`, that
-        of an epoch before."""
-        return Feed(data, order)
+    def feed(self, data: Data, batch: int) -> Feed:
+        """What brings the data to calls of steps of `batch` rows."""
+        return Feed(self.memory, data)
 
     def run(self, call: Call) -> None:
         """Runs the steps of a call to their end."""
@@ -434,7 +433,7 @@ class Backend:
             check_labels("target", known, *a.shape)
             if self.memory.checks:  # else the kernel gives NaN for an index that is no class
                 check_classes("target", known, a.shape[1])
-            labels = self.memory.settled(known.astype(np.int64, copy=False))
+            labels = self.memory.settled(known, np.dtype(np.int64))
         return self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
 
     def _element_loss(

@@ -6,7 +6,7 @@ twentieth), between which progress, callbacks and Ctrl-C live. How a call is run
 
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -40,6 +40,18 @@ class _OptimizerState:
     slots: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    """What a program is for: training steps by a loss and an update rule, gradients without the rule, the rule's step
+    without the loss, outputs with neither."""
+
+    network: Network
+    plan: Plan
+    batch: int
+    loss: Loss | None = None
+    update: Update | None = None
+
+
 class Executor:
     """Holds the parameters in one buffer of the compute dtype and runs programs over it.
 
@@ -56,11 +68,12 @@ class Executor:
         self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
         self._programs: dict[Any, tuple[Program, Array]] = {}  # with its table in the backend's memory
         self._kept: dict[str, Array] = {}  # what calls use one after the other, so that it stays where it is
+        self._feed: tuple[Data, int, Feed] | None = None  # of the last epoch, behind its data and batch
         self._room = 1  # steps of the longest call so far
         self._current: _OptimizerState | None = None  # whose slots lie in the buffer
         self._states: list[_OptimizerState] = []
         self._seconds_per_step: dict[Any, float] = {}
-        first, _ = self._program(serial_plan(network), 1)
+        first, _ = self._program(_Wanted(network, serial_plan(network), 1))
         self._parameters, self._front = first.parameters, first.carried
         self._buffer = self._memory.aligned(self._front, dtype)
         self._memory.clear(self._buffer)
@@ -69,22 +82,23 @@ class Executor:
     # Parameters.
 
     def read(self) -> dict[str, np.ndarray]:
-        """A copy of every parameter under its name, weights (O, I) and biases (O,)."""
-        return {name: self._copy(block, name) for name, block in self._parameters.items()}
+        """A copy of every parameter under its name, weights (O, I) and biases (O,), in the processor's memory."""
+        return {name: self._memory.to_host(self._copy(block, name)) for name, block in self._parameters.items()}
 
-    def write(self, parameters: Mapping[str, np.ndarray]) -> None:
-        """Overwrites the parameters given, which must have the right names and shapes."""
+    def write(self, parameters: Mapping[str, Array]) -> None:
+        """Overwrites the parameters given, of the right names and shapes, in the backend's memory or not."""
         for name, value in parameters.items():
             self._write(self._parameters[name], value)
 
-    def _write(self, block: Block, value: np.ndarray) -> None:
-        self._matrix(block)[...] = self._memory.to_device(np.asarray(value, self.dtype))
+    def _write(self, block: Block, value: Array) -> None:
+        here = self._memory.holds(value)
+        self._matrix(block)[...] = value if here else self._memory.to_device(np.asarray(value, self.dtype))
 
     def _matrix(self, block: Block) -> Array:
         return self._buffer[block.at : block.at + block.extent].reshape(block.rows, block.length)[:, : block.columns]
 
-    def _copy(self, block: Block, name: str) -> np.ndarray:
-        copied = self._memory.to_host(self._matrix(block).copy())
+    def _copy(self, block: Block, name: str) -> Array:
+        copied = self._memory.copied(self._matrix(block))
         return copied[0] if name.endswith("bias") else copied
 
     # Runs.
@@ -110,33 +124,34 @@ class Executor:
         rows = batch_size or self.backend.predict_rows
         batch = min(rows, 1 << (len(x) - 1).bit_length())  # few programs serve all sizes
         plan = plan or self.backend.prediction_plan(network, self.dtype, len(x))
-        run = self._enter(plan, batch, network=network)
+        run = self._enter(_Wanted(network, plan, batch))
         result = self._memory.empty((len(x), network.sizes[-1]), self.dtype)
-        with closing(self.backend.feed(Data(x), np.arange(len(x), dtype=np.int64), batch)) as feed:
+        with closing(self.backend.feed(Data(x), batch).begin(np.arange(len(x)))) as feed:
             for first, last in self._calls((batch, plan), -(-len(x) // batch), feed.longest):
                 self.backend.run(self._call(run, plan, feed, np.zeros(last - first), first=first, result=result))
                 feed.ahead(last)
         return result
 
-    def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, np.ndarray]]:
-        """(loss, gradients by parameter) of all rows as one batch, each row's loss multiplied by `factor`."""
+    def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, Array]]:
+        """(loss, gradients by parameter, in the backend's memory) of all rows as one batch, each row's loss multiplied
+        by `factor`."""
         rows = len(data.x)
         plan = self.plan(rows, inherited=True)
-        run = self._enter(plan, rows, loss)
-        with closing(self.backend.feed(data, np.arange(rows, dtype=np.int64), rows)) as feed:
+        run = self._enter(_Wanted(self.network, plan, rows, loss))
+        with closing(self.backend.feed(data, rows).begin(np.arange(rows))) as feed:
             call = self._call(run, plan, feed, np.array([factor]))
             self.backend.run(call)
         gradients = {name: self._copy(block, name) for name, block in call.program.gradients.items()}
         return float(self._memory.to_host(call.losses)[0]), gradients
 
-    def apply(self, gradients: Mapping[str, np.ndarray], optimizer: Hyperparameters) -> None:
+    def apply(self, gradients: Mapping[str, Array], optimizer: Hyperparameters) -> None:
         """One optimizer step by the gradients given, one for each parameter."""
         state, plan = self._state(optimizer), self.backend.step_plan(self.network)
-        run = self._enter(plan, 1, None, optimizer)
+        run = self._enter(_Wanted(self.network, plan, 1, update=state.rule))
         for name, value in gradients.items():
             self._write(run[0].gradients[name], value)
         nothing = Data(np.zeros((1, self.network.sizes[0]), self.dtype))
-        with closing(self.backend.feed(nothing, np.zeros(1, np.int64), 1)) as feed:
+        with closing(self.backend.feed(nothing, 1).begin(np.arange(1))) as feed:
             self.backend.run(self._call(run, plan, feed, np.zeros(1), optimizer, state.steps))
         state.steps += 1
 
@@ -159,10 +174,10 @@ class Executor:
         """
         state, batch = self._state(optimizer), min(batch_size, len(order))
         plan = self.plan(batch)
-        with closing(self.backend.feed(data, order, batch, self._kept.get("order"))) as feed:
-            self._kept["order"] = feed.order
+        wanted = _Wanted(self.network, plan, batch, loss, state.rule)
+        with closing(self._feed_of(data, batch).begin(order)) as feed:
             for first, last in self._calls((batch, loss, state.rule), len(factors), feed.longest):
-                run, rest = self._enter(plan, batch, loss, optimizer), (factors[first:last], optimizer, state.steps)
+                run, rest = self._enter(wanted), (factors[first:last], optimizer, state.steps)
                 call = self._call(run, plan, feed, *rest, first=first, guarded=True)
                 done, reached = self.backend.run_interruptible(call, partial(feed.ahead, last))
                 state.steps += done
@@ -176,6 +191,7 @@ class Executor:
     def rest(self) -> None:
         """Frees what was kept for another epoch over the same data, the data's copies on a device among it."""
         self._kept.clear()
+        self._feed = None
         self._forget()
 
     def describe(self) -> str:
@@ -200,6 +216,13 @@ class Executor:
         return self._plans[threads, planned]
 
     # Within.
+
+    def _feed_of(self, data: Data, batch: int) -> Feed:
+        """The feed of the epoch before, if that was over the same data: what it holds stays where it is, which graphs
+        on a device count on."""
+        if self._feed is None or self._feed[0] is not data or self._feed[1] != batch:
+            self._feed = data, batch, self.backend.feed(data, batch)
+        return self._feed[2]
 
     def _forget(self) -> None:
         for made, _ in self._programs.values():
@@ -237,42 +260,26 @@ class Executor:
             )
         return table
 
-    def _program(
-        self,
-        plan: Plan,
-        batch: int,
-        loss: Loss | None = None,
-        optimizer: Hyperparameters | None = None,
-        network: Network | None = None,
-    ) -> tuple[Program, Array]:
+    def _program(self, wanted: _Wanted) -> tuple[Program, Array]:
         """A program, and its table in the backend's memory; kept."""
-        update = None if optimizer is None else optimizer.update_rule()
-        key = (network, plan, batch, loss, update, self._slots)
+        key = wanted, self._slots
         if key not in self._programs:
             if len(self._programs) >= PROGRAMS:
                 self._programs.clear()
-            made = self._composed(plan, batch, loss=loss, optimizer=optimizer, network=network)
+            made = self._composed(wanted)
             self._programs[key] = made, self._memory.to_device(made.table)
         return self._programs[key]
 
-    def _composed(
-        self,
-        plan: Plan,
-        batch: int,
-        *,
-        loss: Loss | None,
-        optimizer: Hyperparameters | None,
-        network: Network | None,
-    ) -> Program:
-        itemsize = self.dtype.itemsize
+    def _composed(self, wanted: _Wanted) -> Program:
+        plan, itemsize = wanted.plan, self.dtype.itemsize
         return program(
-            network or self.network,
+            wanted.network,
             Geometry(LINE // itemsize, plan.workers, self.backend.multiple_bytes // itemsize),
-            batch=batch,
+            batch=wanted.batch,
             partitions=plan.codes(),
             libraries=plan.libraries(),
-            loss=loss,
-            update=None if optimizer is None else optimizer.update_rule(),
+            loss=wanted.loss,
+            update=wanted.update,
             slots=self._slots,
         )
 
@@ -281,21 +288,13 @@ class Executor:
         """How many slots of state the buffer carries."""
         return 0 if self._current is None else self._current.rule.slots
 
-    def _enter(
-        self,
-        plan: Plan,
-        batch: int,
-        loss: Loss | None = None,
-        optimizer: Hyperparameters | None = None,
-        network: Network | None = None,
-    ) -> tuple[Program, Array]:
+    def _enter(self, wanted: _Wanted) -> tuple[Program, Array]:
         """The program, for which there is now room behind what the buffer carries, and its table."""
-        run, table = self._program(plan, batch, loss, optimizer, network)
+        run, table = self._program(wanted)
         try:
             self._grow(run.layout.length)
         except OutOfMemory as error:
-            composed = partial(self._composed, plan, loss=loss, optimizer=optimizer, network=network)
-            raise OutOfMemory(error.asked, error.free, self._fitting(error.free, batch, composed)) from None
+            raise OutOfMemory(error.asked, error.free, self._fitting(error.free, wanted)) from None
         if run is not self._entered:
             self._entered = None
             for at, value in run.constants.items():
@@ -312,13 +311,12 @@ class Executor:
             self._buffer = larger
             self._forget()  # what reads the old one
 
-    def _fitting(self, free: int, batch: int, composed: Callable[[int], Program]) -> int:
-        """The largest batch below `batch` whose buffer has room in `free` bytes; 0 if none has. `composed` gives the
-        program of a batch, whose buffer grows by the row."""
-        room = free // self.dtype.itemsize
+    def _fitting(self, free: int, wanted: _Wanted) -> int:
+        """The largest batch below the one wanted whose buffer has room in `free` bytes; 0 if none has."""
+        room, batch = free // self.dtype.itemsize, wanted.batch
 
         def length(rows: int) -> int:
-            return composed(rows).layout.length
+            return self._composed(replace(wanted, batch=rows)).layout.length
 
         if batch == 1 or length(1) > room:
             return 0
@@ -343,7 +341,7 @@ class Executor:
             self._states.append(state)
         if state is not self._current:
             if self._current is not None and self._current.optimizer() is not None:
-                self._current.slots = self._buffer[self._front : self._carried()].copy()
+                self._current.slots = self._memory.copied(self._buffer[self._front : self._carried()])
             self._current = None  # should an exception come now, no slots are taken for another's
             length = self._front * (1 + state.rule.slots)
             self._grow(length)

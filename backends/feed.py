@@ -3,7 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fusedmlp.backends.arrays import Array
+import numpy as np
+
+from fusedmlp.backends.arrays import Array, Memory
 
 
 @dataclass(frozen=True)
@@ -27,20 +29,25 @@ class Data:
 
 
 class Feed:
-    """The rows of an epoch, in a backend's memory: all of them, there from the start.
+    """What brings data to the calls of one epoch after the other. Here they lie in the backend's memory, all of them.
 
-    order    int64 (N,): step s takes the rows order[s batch : (s + 1) batch] of the data
     longest  the most steps of a call, which may not go beyond a multiple of it
     """
 
     longest = 2**62
 
-    def __init__(self, data: Data, order: Array) -> None:
-        self.data, self.order = data, order
+    def __init__(self, memory: Memory, data: Data) -> None:
+        self._memory, self._data = memory, data
+        self._order: Array = None
+
+    def begin(self, order: np.ndarray) -> "Feed":
+        """An epoch begins, whose step s takes the rows order[s batch : (s + 1) batch] of the data; int64."""
+        self._order = self._memory.renewed(self._order, order)
+        return self
 
     def steps(self, first: int, last: int) -> tuple[Data, Array, int]:
         """For these steps: the data, the order of their rows in it, and the number that the first step has in it."""
-        return self.data, self.order, first
+        return self._data, self._order, first
 
     def ahead(self, first: int) -> None:
         """The steps from `first` on will be asked for next."""

@@ -48,7 +48,7 @@ def inputs(x: Any, columns: int, dtype: np.dtype, memory: Memory = HOST) -> Arra
 
 def settled(array: Array, dtype: np.dtype, memory: Memory) -> Array:
     """As the executors take it; itself where it is that already."""
-    return (memory if memory.holds(array) else HOST).settled(array.astype(dtype, copy=False))
+    return (memory if memory.holds(array) else HOST).settled(array, dtype)
 
 
 def truths(

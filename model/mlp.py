@@ -63,10 +63,10 @@ class MLP:
         self._network = Network(widths, (*hidden, activations.get(output, "output")), bias)
         self._dtype = arrays.float_dtype(dtype)
         self._seed = checks.seed(seed)
-        parameters = self._initial(init)
         if plan is not None and not isinstance(plan, Plan):
             raise TypeError(f"plan: expected None or a fusedmlp.backends.Plan, got {plan!r}")
         self._backend = backend if isinstance(backend, Backend) else get_backend(backend)
+        parameters = self._initial(init)
         self._executor = self._backend.executor(self._network, self._dtype.name, plan, precision)
         self._executor.write(parameters)
         self._epochs = 0
@@ -98,8 +98,7 @@ class MLP:
             batch_size = checks.whole("batch_size", batch_size, 1)
         with self._alone():
             y = self._executor.predict(rows, batch_size)
-        y = y[0] if given.ndim == 1 else y
-        return arrays.giver(x)(y) if memory.holds(given) else memory.to_host(y)
+        return self._giver(x)(y[0] if given.ndim == 1 else y)
 
     def loss_and_gradients(
         self,
@@ -109,28 +108,32 @@ class MLP:
         *,
         reduction: str = "mean",
         sample_weight: Any = None,
-    ) -> tuple[float, dict[str, np.ndarray]]:
+    ) -> tuple[float, dict[str, Any]]:
         """The loss of x and y as one batch, and its gradient with respect to every parameter, by the parameters' names.
 
         x, y, loss, sample_weight  as in `fit`; x (I,) is one row
         reduction                  "mean" or "sum" over the rows, as in `fit`
-        returns                    the loss, and new arrays of the model's dtype and the parameters' shapes
+        returns                    the loss, and new arrays of the model's dtype and the parameters' shapes; on the
+                                   model's device if x lies there, of x's library, else of NumPy
 
         Nothing of the model is written. TypeError or ValueError for bad arguments.
         """
         rule = losses.get(loss)
         checks.one_of("reduction", reduction, ("mean", "sum"))
-        batch = data.prepare(self._network, self._dtype, rule, x, y, sample_weight, self._backend.memory)
+        memory = self._backend.memory
+        batch = data.prepare(self._network, self._dtype, rule, x, y, sample_weight, memory)
         rows = len(batch.x)
         mass = training.batch_mass(self._executor.host_weights(batch), np.arange(rows), rows)
         (factor,) = training.row_factors(rule, reduction, mass, self._network.sizes[-1])
         with self._alone():
-            return self._executor.gradients(batch, rule, factor)
+            value, gradients = self._executor.gradients(batch, rule, factor)
+        given = self._giver(x)
+        return value, {name: given(gradients[name]) for name, _ in self._network.parameters()}
 
     def update(self, gradients: Mapping[str, Any], optimizer: str | Hyperparameters = "adam") -> None:
-        """One step of every parameter by gradients such as `loss_and_gradients` gives. The optimizer's state for this
-        model goes on from its last step, here or in `fit`; a name is one optimizer for each model. TypeError or
-        ValueError before anything is written, where names, shapes or the optimizer are wrong."""
+        """One step of every parameter by gradients such as `loss_and_gradients` gives, wherever they lie. The
+        optimizer's state for this model goes on from its last step, here or in `fit`; a name is one optimizer for each
+        model. TypeError or ValueError before anything is written, where names, shapes or the optimizer are wrong."""
         chosen = self._optimizer(optimizer)
         given = self._arrays("gradients", gradients)
         with self._alone():
@@ -235,9 +238,9 @@ class MLP:
         return {name: values[name] for name, _ in self._network.parameters()}
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
-        """Overwrites all parameters: the keys and shapes of `state_dict`, as arrays of any library in the processor's
-        memory or lists, converted to the model's dtype. Optimizers keep their state. TypeError or ValueError before
-        anything is written, where names or shapes are wrong."""
+        """Overwrites all parameters: the keys and shapes of `state_dict`, as lists, or as arrays of any library in the
+        processor's memory or on the model's device, converted to the model's dtype. Optimizers keep their state.
+        TypeError or ValueError before anything is written, where names or shapes are wrong."""
         given = self._arrays("state_dict", state_dict)
         with self._alone():
             self._executor.write(given)
@@ -262,6 +265,12 @@ class MLP:
         )
 
     # Within.
+
+    def _giver(self, x: Any) -> Callable[[Any], Any]:
+        """How results reach the caller: as arrays of x's library where x lies on the model's device, else of NumPy."""
+        memory = self._backend.memory
+        there = arrays.is_array(x) and arrays.device_of(x) == memory.device
+        return arrays.giver(x) if there else memory.to_host
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
@@ -300,7 +309,7 @@ class MLP:
             init = dict(zip(names, given, strict=True))
         return self._arrays("init", init)
 
-    def _arrays(self, argument: str, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _arrays(self, argument: str, given: Mapping[str, Any]) -> dict[str, Any]:
         """A number array of the right shape for every parameter."""
         if not isinstance(given, Mapping):
             raise TypeError(f"{argument}: expected a mapping from names to arrays, got {type(given).__name__}")
@@ -312,7 +321,7 @@ class MLP:
             raise ValueError(
                 f"{argument}: expected the keys {', '.join(shapes)}; got {', '.join(map(str, given))}{hint}"
             )
-        made = {name: data.numbers(f"{argument}[{name!r}]", given[name]) for name in shapes}
+        made = {name: data.numbers(f"{argument}[{name!r}]", given[name], self._backend.memory) for name in shapes}
         for name, array in made.items():
             if array.shape != shapes[name]:
                 raise ValueError(f"{argument}[{name!r}]: expected shape {shapes[name]}, got {array.shape}")

@@ -76,10 +76,17 @@ class StandInMemory(Memory):
         self.check_place(name, value, dtype)
         raise AssertionError("an array that says that it is on a device")
 
-    def settled(self, array):
-        if array.flags.c_contiguous and array.flags.aligned:
+    def settled(self, array, dtype=None):
+        dtype = dtype or array.dtype
+        if array.flags.c_contiguous and array.flags.aligned and array.dtype == dtype:
             return array
-        copy = self.empty(array.shape, array.dtype)
+        return self._copied(array, dtype)
+
+    def copied(self, array):
+        return self._copied(array, array.dtype)
+
+    def _copied(self, array, dtype):
+        copy = self.empty(array.shape, dtype)
         copy[...] = array
         return copy
 

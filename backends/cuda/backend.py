@@ -207,11 +207,9 @@ class CudaBackend(Backend):
             return data
         return data.each(self.memory.to_device)
 
-    def feed(self, data: Data, order: np.ndarray, batch: int, old: Array | None = None) -> Feed:
+    def feed(self, data: Data, batch: int) -> Feed:
         data = self.place(data)
-        if self.memory.holds(data.x):
-            return Feed(data, self.memory.renewed(old, order))
-        return Staged(self._driver, data, order, batch)
+        return super().feed(data, batch) if self.memory.holds(data.x) else Staged(self._driver, data, batch)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> int:
         made = Kind(dtype, self.shapes[dtype][0], rules_among(body, arguments))

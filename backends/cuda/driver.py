@@ -70,13 +70,16 @@ class DeviceMemory(Memory):
             raise TypeError(f"{name}: expected an array on CUDA device {self._number}, got one on {value.device.id}")
         return value
 
-    def settled(self, array: Array) -> Array:
-        if array.data.ptr % array.itemsize:
-            # No kernel can read such numbers, CuPy's copies neither: the attempt ends all work on the device.
-            shape, strides = (*array.shape, array.itemsize), (*array.strides, 1)
-            single = self.library.ndarray(shape, np.uint8, array.data, strides)
-            return single.copy().view(array.dtype).reshape(array.shape)
-        return array if array.flags.c_contiguous else self.library.ascontiguousarray(array)
+    def settled(self, array: Array, dtype: np.dtype | None = None) -> Array:
+        dtype = dtype or array.dtype
+        with self._room_for(array.size * dtype.itemsize):
+            if array.data.ptr % array.itemsize:
+                # No kernel can read such numbers, CuPy's copies neither: the attempt ends all work on the device.
+                shape, strides = (*array.shape, array.itemsize), (*array.strides, 1)
+                single = self.library.ndarray(shape, np.uint8, array.data, strides)
+                array = single.copy().view(array.dtype).reshape(array.shape)
+            alike = array.flags.c_contiguous and array.dtype == dtype
+            return array if alike else self.library.ascontiguousarray(array, dtype)
 
     def empty(self, shape: Any, dtype: np.dtype) -> Array:
         with self._room_for(prod(shape if isinstance(shape, tuple) else (shape,)) * dtype.itemsize):
@@ -97,6 +100,10 @@ class DeviceMemory(Memory):
             return self.to_device(array)
         old.set(array)
         return old
+
+    def copied(self, array: Array) -> Array:
+        with self._room_for(array.nbytes):
+            return array.copy()
 
     def clear(self, array: Array) -> None:
         array.data.memset_async(0, array.nbytes)

@@ -14,15 +14,21 @@ BLOCK = 64 << 20  # bytes: of each of two blocks, on the host and on the device
 class Staged(Feed):
     """A feed of data in the processor's memory. On the device a block of steps lies as it is read, row after row."""
 
-    def __init__(self, driver: Any, data: Data, order: np.ndarray, batch: int, block: int = BLOCK) -> None:
-        self.data, self._host_order, self._batch = data, order, batch
+    def __init__(self, driver: Any, data: Data, batch: int, block: int = BLOCK) -> None:
+        self._data, self._batch = data, batch
         row = sum(part[:1].nbytes for part in data.parts())
         self.longest = max(1, block // (row * batch))
         self._copier = driver.copier()
-        rows = min(len(order), self.longest * batch)
-        self.order = driver.memory.to_device(np.arange(rows, dtype=np.int64))
+        rows = min(len(data.x), self.longest * batch)
+        self._in_turn = driver.memory.to_device(np.arange(rows, dtype=np.int64))
         self._slots = [_Slot(driver.memory, data, rows) for _ in range(2)]
+
+    def begin(self, order: np.ndarray) -> Feed:
+        self._order = order
+        for slot in self._slots:
+            slot.number = -1
         self._entered, self._left = -1, self._copier.mark()
+        return self
 
     def steps(self, first: int, last: int) -> tuple[Data, Array, int]:
         number = first // self.longest
@@ -31,12 +37,12 @@ class Staged(Feed):
         if number != self._entered:  # all work on the block before was launched by now
             self._entered, self._left = number, self._copier.mark()
         slot = self._slots[number % 2]
-        return slot.here, self.order[: slot.rows], first - number * self.longest
+        return slot.here, self._in_turn[: slot.rows], first - number * self.longest
 
     def ahead(self, first: int) -> None:
         """The next block takes the place of the one before that which is being worked on."""
         number = (first - 1) // self.longest + 1
-        if number * self.longest * self._batch < len(self._host_order):
+        if number * self.longest * self._batch < len(self._order):
             self._bring(number)
 
     def close(self) -> None:
@@ -46,9 +52,9 @@ class Staged(Feed):
         slot = self._slots[number % 2]
         if slot.number == number:
             return
-        rows = self._host_order[number * self.longest * self._batch : (number + 1) * self.longest * self._batch]
+        rows = self._order[number * self.longest * self._batch : (number + 1) * self.longest * self._batch]
         self._copier.wait()
-        for part, pinned, here in zip(self.data.parts(), slot.pinned, slot.here.parts(), strict=True):
+        for part, pinned, here in zip(self._data.parts(), slot.pinned, slot.here.parts(), strict=True):
             np.take(part, rows, axis=0, out=pinned[: len(rows)], mode="clip")  # mode: "raise" would copy once more
             self._copier.copy(here[: len(rows)], pinned[: len(rows)], after=self._left)
         slot.number, slot.rows = number, len(rows)
