@@ -171,6 +171,13 @@ class Memory:
         return: a device's stream."""
         return 0
 
+    def moment(self) -> Any:
+        """When the current queue will have done what it was given so far."""
+        return None
+
+    def wait_for(self, moment: Any) -> None:
+        """What the current queue is given from here on begins after a moment of another queue."""
+
     # What is the same everywhere.
 
     def check_place(self, name: str, value: Any, dtype: str = "float32") -> None:

@@ -369,6 +369,7 @@ class Executor:
         self._kept["scalars"] = self._memory.renewed(self._kept.get("scalars"), scalars)
         data, order, first = feed.steps(first, first + len(factors))
         none, room = (0, outputs), self._room_for
+        none_of_labels = room("no labels", (0,), _INT64)
         return Call(
             program=made,
             plan=plan,
@@ -377,8 +378,8 @@ class Executor:
             x=data.x,
             truth=room("no truth", none, self.dtype) if data.truth is None else data.truth,
             sample_weights=room("no weights", (0,), self.dtype) if data.weights is None else data.weights,
-            labels=room("no labels", (0,), _INT64) if data.labels is None else data.labels,
-            batch_labels=room("batch labels", (0 if data.labels is None else made.batch,), _INT64),
+            labels=none_of_labels if data.labels is None else data.labels,
+            batch_labels=none_of_labels if data.labels is None else room("batch labels", (made.batch,), _INT64),
             order=order,
             scalars=self._kept["scalars"],
             losses=room("losses", (self._room,), np.dtype(np.float64)),

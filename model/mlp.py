@@ -69,6 +69,7 @@ class MLP:
         parameters = self._initial(init)
         self._executor = self._backend.executor(self._network, self._dtype.name, plan, precision)
         self._executor.write(parameters)
+        self._last = self._backend.memory.queue(), self._backend.memory.moment()  # call's queue, and its end
         self._epochs = 0
         self._named_optimizers: dict[str, Hyperparameters] = {}
         self._lock = threading.Lock()
@@ -275,14 +276,19 @@ class MLP:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One call at a time: the buffer is laid out for it. A call that comes in between, of another thread or of a
-        signal's handler, is an error; one of a callback, between two epochs, is not."""
+        signal's handler, is an error; one of a callback, between two epochs, is not. On a device, work that another
+        stream still has to do for the last call comes first."""
         lent = self._lent_to == threading.get_ident()
         if not lent and not self._lock.acquire(blocking=False):
             raise RuntimeError("this model is in a call already: wait for its end, or use a model for each thread")
         self._lent_to = None
+        memory, (queue, moment) = self._backend.memory, self._last
         try:
+            if queue != memory.queue():
+                memory.wait_for(moment)
             yield
         finally:
+            self._last = memory.queue(), memory.moment()
             if lent:
                 self._lent_to = threading.get_ident()
             else:

@@ -66,6 +66,7 @@ class StandInMemory(Memory):
 
     def __init__(self):
         self.capturing, self.free, self.allocations = False, 1 << 30, []
+        self.stream = 0
         self.library = SimpleNamespace(
             ndarray=OnDevice, may_share_memory=np.may_share_memory, shares_memory=np.shares_memory
         )
@@ -138,6 +139,15 @@ class StandInMemory(Memory):
     def clear(self, array):
         array[...] = 0
 
+    def queue(self):
+        return self.stream
+
+    def moment(self):
+        return "moment", self.stream
+
+    def wait_for(self, moment):
+        pass  # work is done when it is asked for
+
     def free_bytes(self):
         return self.free
 
@@ -153,9 +163,6 @@ class StandInCopier:
 
     def __init__(self):
         self._pending = []
-
-    def mark(self):
-        return object()
 
     def copy(self, target, source, after):
         assert isinstance(target, OnDevice) and not isinstance(source, OnDevice)

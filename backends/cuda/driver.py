@@ -114,6 +114,12 @@ class DeviceMemory(Memory):
     def queue(self) -> int:
         return self.library.cuda.get_current_stream().ptr
 
+    def moment(self) -> Any:
+        return self.library.cuda.get_current_stream().record()
+
+    def wait_for(self, moment: Any) -> None:
+        self.library.cuda.get_current_stream().wait_event(moment)
+
     def free_bytes(self) -> int:
         pool = self.library.get_default_memory_pool()
         free, _ = self.library.cuda.runtime.memGetInfo()
@@ -139,12 +145,8 @@ class Copier:
         self._cuda = library.cuda
         self._stream = library.cuda.Stream(non_blocking=True)
 
-    def mark(self) -> Any:
-        """The moment when the current stream has done what it was given so far."""
-        return self._cuda.get_current_stream().record()
-
     def copy(self, target: Array, source: np.ndarray, after: Any) -> None:
-        """Copies a pinned array, not before the moment `after`; the caller does not wait."""
+        """Copies a pinned array, not before a moment of the memory's; the caller does not wait."""
         self._stream.wait_event(after)
         target.set(source, stream=self._stream)
 

@@ -14,20 +14,21 @@ BLOCK = 64 << 20  # bytes: of each of two blocks, on the host and on the device
 class Staged(Feed):
     """A feed of data in the processor's memory. On the device a block of steps lies as it is read, row after row."""
 
-    def __init__(self, driver: Any, data: Data, batch: int, block: int = BLOCK) -> None:
-        self._data, self._batch = data, batch
+    def __init__(self, driver: Any, data: Data, batch: int) -> None:
+        super().__init__(driver.memory, data)
+        self._batch = batch
         row = sum(part[:1].nbytes for part in data.parts())
-        self.longest = max(1, block // (row * batch))
+        self.longest = max(1, BLOCK // (row * batch))
         self._copier = driver.copier()
         rows = min(len(data.x), self.longest * batch)
-        self._in_turn = driver.memory.to_device(np.arange(rows, dtype=np.int64))
-        self._slots = [_Slot(driver.memory, data, rows) for _ in range(2)]
+        self._in_turn = self._memory.to_device(np.arange(rows, dtype=np.int64))
+        self._slots = [_Slot(self._memory, data, rows) for _ in range(2)]
 
     def begin(self, order: np.ndarray) -> Feed:
         self._order = order
         for slot in self._slots:
             slot.number = -1
-        self._entered, self._left = -1, self._copier.mark()
+        self._entered, self._left = -1, self._memory.moment()
         return self
 
     def steps(self, first: int, last: int) -> tuple[Data, Array, int]:
@@ -35,7 +36,7 @@ class Staged(Feed):
         self._bring(number)
         self._copier.join()
         if number != self._entered:  # all work on the block before was launched by now
-            self._entered, self._left = number, self._copier.mark()
+            self._entered, self._left = number, self._memory.moment()
         slot = self._slots[number % 2]
         return slot.here, self._in_turn[: slot.rows], first - number * self.longest
 

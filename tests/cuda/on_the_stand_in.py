@@ -219,20 +219,65 @@ def test_a_graph_stops_within(device, given, monkeypatch):
 
 @pytest.mark.parametrize("models, weighted", [("steps", True), ("library", False)], indirect=["models"])
 def test_data_that_have_no_room(models, given, monkeypatch, weighted):
-    """Rows are brought in blocks of two steps, of which there are three; validation data and predictions as well."""
+    """Rows are brought in blocks of two steps, of which there are three; validation data and predictions as well. One
+    feed serves all epochs, so what was captured in the first two serves the third (calls of two steps, after the first
+    of one, may take larger arrays)."""
     device = models[0]._backend
+    captured, capture = [], device._driver.capture
+    monkeypatch.setattr(device._driver, "capture", lambda work: captured.append("a graph") or capture(work))
     x, y = np.tile(given[0], (3, 1))[:17], np.tile(given[1], 3)[:17]
     row = x[:1].nbytes + 8 + 4 * weighted
     monkeypatch.setattr(staging, "BLOCK", 8 * row)
     monkeypatch.setattr(device, "place", lambda data: data)
+    feeds = []
+    monkeypatch.setattr(device, "feed", lambda *data: feeds.append(type(device).feed(device, *data)) or feeds[-1])
     trained_alike(
         models,
         (x, y),
-        epochs=2,
+        epochs=3,
         batch_size=4,
         sample_weight=np.arange(17) if weighted else None,
         validation_data=(x, y),
+        callbacks=[lambda model, history: captured.append("an epoch")],
     )
+    assert feeds[0].longest == 2 and sum(feed.longest == 2 for feed in feeds) == 1
+    last_begins = captured.index("an epoch", captured.index("an epoch") + 1)
+    assert "a graph" not in captured[last_begins:]
+
+
+def test_gradients_of_data_on_the_device(models, given):
+    """They stay there, and a step by them brings nothing to the host or back but the loss."""
+    (model, other), memory = models, models[0]._backend.memory
+    optimizers = [fm.Adam(0.01), fm.Adam(0.01)]
+    here = tuple(map(memory.to_device, given))
+    for _ in range(2):
+        loss, gradients = model.loss_and_gradients(*here)
+        expected, of_other = other.loss_and_gradients(*given)
+        np.testing.assert_allclose(loss, expected, rtol=2e-5)
+        assert all(memory.holds(gradient) for gradient in gradients.values())
+        same(gradients, of_other)
+        model.update(gradients, optimizers[0])
+        other.update(of_other, optimizers[1])
+    same(model.state_dict(), other.state_dict())
+    model.load_state_dict({name: memory.to_device(0 * value) for name, value in other.state_dict().items()})
+    assert not any(value.any() for value in model.state_dict().values())
+
+
+def test_one_model_on_two_streams(models, given, monkeypatch):
+    """A call on another stream begins where the last one's work on the buffer ends; on the same one nobody waits."""
+    model, memory = models[0], models[0]._backend.memory
+    followed = []
+    monkeypatch.setattr(memory, "wait_for", followed.append)
+    model(given[0])
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    assert not followed
+    monkeypatch.setattr(memory, "stream", 7)
+    model(given[0])
+    model(given[0])
+    assert followed == [("moment", 0)]
+    monkeypatch.setattr(memory, "stream", 0)
+    model(given[0])
+    assert followed == [("moment", 0), ("moment", 7)]
 
 
 @pytest.mark.parametrize("models", ["steps", "library"], indirect=True)
