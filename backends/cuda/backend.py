@@ -180,22 +180,11 @@ class CudaBackend(Backend):
     def _by_library(self, multiplications: int, precision: str) -> bool:
         return multiplications > 0 and (precision != "float32" or multiplications >= PRODUCTS_OF_A_LIBRARY)
 
-    def _product(self, a: Array, b: Array, out: Array, precision: str, **options: bool) -> None:
+    def _product(self, a: Array, b: Array, out: Array, precision: str, **options: Any) -> None:
         """out = op(a) op(b) of contiguous matrices."""
         addresses = [self.memory.address(array) for array in (a, b, out)]
-        transposed = options.get("transpose_a", False)
-        product = Product(
-            m=out.shape[0],
-            n=out.shape[1],
-            k=a.shape[0] if transposed else a.shape[1],
-            lda=a.shape[1],
-            ldb=b.shape[1],
-            ldout=out.shape[1],
-            dtype=str(out.dtype),
-            precision="" if precision == "float32" else precision,
-            alignment=gcd(MOST_ALIGNED, *addresses),
-            **options,
-        )
+        alignment = gcd(MOST_ALIGNED, *addresses)
+        product = Product.of(a.shape, b.shape, dtype=out.dtype, precision=precision, alignment=alignment, **options)
         self._driver.product(product, *addresses)
 
     # Calls.

@@ -140,32 +140,36 @@ class Launches:
         return smallest
 
     def _product(self, call: Call, i: list[int]) -> None:
-        """The bare product of an instruction, over all rows that a batch may have."""
-        batch, inputs, outputs = call.program.batch, i[INPUTS], i[OUTPUTS]
-        x, w, y = (i[X_AT], i[X_LENGTH]), (i[W_AT], i[W_LENGTH]), (i[Y_AT], i[Y_LENGTH])
-        if i[OP] == FORWARD:
-            (m, n, k), a, b, out = (batch, outputs, inputs), x, w, y
-        elif i[OP] == BACKWARD:
-            (m, n, k), a, b, out = (batch, inputs, outputs), x, w, y
-        else:
-            (m, n, k), a, b, out = (outputs, inputs, batch), y, x, w
-        product = Product(
-            m=m,
-            n=n,
-            k=k,
-            lda=a[1],
-            ldb=b[1],
-            ldout=out[1],
-            bias=i[B_LENGTH] > 0,
-            transpose_a=i[OP] == UPDATE,
-            transpose_b=i[OP] == FORWARD,
-            dtype=str(call.dtype),
-            precision="" if call.precision == "float32" else call.precision,
-            alignment=LINE,
-        )
+        product, places = bare_product(i, call.program.batch, call.dtype, call.precision)
         start, itemsize = self._driver.memory.address(call.buffer), call.dtype.itemsize
-        places = [start + place * itemsize for place in (a[0], b[0], out[0])]
-        self._driver.product(product, *places, start + i[B_AT] * itemsize if i[B_LENGTH] else 0)
+        a, b, out = (start + place * itemsize for place in places)
+        self._driver.product(product, a, b, out, start + i[B_AT] * itemsize if product.bias else 0)
+
+
+def bare_product(i: list[int], batch: int, dtype: np.dtype, precision: str) -> tuple[Product, tuple[int, ...]]:
+    """The bare product of an instruction, over all rows that a batch may have, and where a, b and out begin in the
+    buffer."""
+    x, w, y = (i[X_AT], i[X_LENGTH]), (i[W_AT], i[W_LENGTH]), (i[Y_AT], i[Y_LENGTH])
+    below, above, weight = (batch, i[INPUTS]), (batch, i[OUTPUTS]), (i[OUTPUTS], i[INPUTS])
+    if i[OP] == FORWARD:
+        (a, b), blocks = (below, weight), (x, w, y)
+    elif i[OP] == BACKWARD:
+        (a, b), blocks = (above, weight), (x, w, y)
+    else:
+        (a, b), blocks = (above, below), (y, x, w)
+    places, leading = zip(*blocks, strict=True)
+    product = Product.of(
+        a,
+        b,
+        leading,
+        dtype=dtype,
+        precision=precision,
+        transpose_a=i[OP] == UPDATE,
+        transpose_b=i[OP] == FORWARD,
+        bias=i[B_LENGTH] > 0,
+        alignment=LINE,
+    )
+    return product, places
 
 
 class _Graph:

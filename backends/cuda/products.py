@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
+import numpy as np
+
 from fusedmlp.backends.cuda.cublaslt import (
     ROUNDED_INPUTS,
     ComputeType,
@@ -94,6 +96,43 @@ class Product:
             raise ValueError(f"alignment: expected a power of two from {self.itemsize} on, got {self.alignment}")
         if self.bias and self.alignment < BIAS_ALIGNED:
             raise ValueError(f"bias: expected arrays aligned to {BIAS_ALIGNED} bytes, got {self.alignment}")
+
+    @classmethod
+    def of(
+        cls,
+        a: tuple[int, int],
+        b: tuple[int, int],
+        leading: tuple[int, int, int] | None = None,
+        *,
+        dtype: np.dtype,
+        precision: str,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        **rest: Any,
+    ) -> "Product":
+        """The product of matrices of these shapes, as they lie in memory.
+
+        leading    dimensions of a, b and out: None where they are contiguous
+        precision  as a model has it: "float32" stands for the dtype's own
+        rest       fields by their names
+        """
+        (m, k), (inner, n) = a[::-1] if transpose_a else a, b[::-1] if transpose_b else b
+        if k != inner:
+            raise ValueError(f"a and b: expected shapes that fit, got op(a) {m, k} and op(b) {inner, n}")
+        lda, ldb, ldout = leading or (a[1], b[1], n)
+        return cls(
+            m=m,
+            n=n,
+            k=k,
+            lda=lda,
+            ldb=ldb,
+            ldout=ldout,
+            transpose_a=transpose_a,
+            transpose_b=transpose_b,
+            dtype=dtype.name,
+            precision="" if precision == "float32" else precision,
+            **rest,
+        )
 
     @property
     def itemsize(self) -> int:

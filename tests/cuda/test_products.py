@@ -235,6 +235,22 @@ def test_wrong_products(changes, message):
         Product(**right | changes)
 
 
+def test_product_of_shapes():
+    """Shapes are those in memory; contiguous unless leading dimensions are given, and "float32" is any dtype's own."""
+    single, double = np.dtype(np.float32), np.dtype(np.float64)
+    plain = {"m": 2, "n": 3, "k": 4}
+    assert Product.of((2, 4), (4, 3), dtype=single, precision="float32") == Product(**plain, lda=4, ldb=3, ldout=3)
+    assert Product.of((4, 2), (3, 4), dtype=single, precision="tf32", transpose_a=True, transpose_b=True) == Product(
+        **plain, lda=2, ldb=4, ldout=3, transpose_a=True, transpose_b=True, precision="tf32"
+    )
+    rest = {"accumulate": True, "bias": True, "alignment": 16}
+    assert Product.of((2, 4), (4, 3), (5, 6, 7), dtype=double, precision="float32", **rest) == Product(
+        **plain, lda=5, ldb=6, ldout=7, dtype="float64", precision="float64", **rest
+    )
+    with pytest.raises(ValueError, match=r"a and b: expected .* that fit, got op\(a\) \(2, 4\) and op\(b\) \(3, 4\)"):
+        Product.of((2, 4), (3, 4), dtype=single, precision="float32")
+
+
 def test_wrong_calls():
     products = Products(FakeCublasLt(), 0, 0)
     plain, biased = products.plan(square()), products.plan(square(bias=True, alignment=16))
