@@ -191,8 +191,8 @@ class StandIn:
         self.memory = StandInMemory()
         self.copiers = []
         self.launches, self.replays, self._ran, self._captured = [], 0, set(), None
-        workspace = self.memory.aligned(4096, np.dtype(np.uint8))
-        self._products = Products(FakeCublasLt(), self.memory.address(workspace), len(workspace))
+        self._workspace = self.memory.aligned(4096, np.dtype(np.uint8))
+        self._products = Products(FakeCublasLt(), len(self._workspace))
 
     @cache  # noqa: B019  one driver a process
     def kernel(self, entry, kind):
@@ -236,7 +236,7 @@ class StandIn:
         self.launches.append(launch)
         if launch.entry == "product":
             a, b, out, bias = launch.arguments
-            self._products(self._products.plan(launch.kind), a, b, out, 0, bias)
+            self._products(self._products.plan(launch.kind), a, b, out, 0, bias, self.memory.address(self._workspace))
             return
         begin, body = self.kernel(launch.entry, launch.kind)
         cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
@@ -250,10 +250,11 @@ class StandIn:
         finally:
             self._captured, self.memory.capturing = None, False
 
-    def capture(self, work):
+    def capture(self, work, multiplies):
         with self._capturing() as captured:
             work()
         assert captured, "an empty graph"
+        assert multiplies == any(launch.entry == "product" for launch in captured)
         return captured
 
     def replay(self, graph):

@@ -59,7 +59,7 @@ class Launches:
         if call.program in self._graphs:
             return
         for i in call.program.table.tolist():
-            if not (i[OP] in MATRICES and i[LIBRARY]):
+            if not _is_bare_product(i):
                 self._driver.kernel(*self._kernel(call, i)[:2])
 
     def run(self, call: Call, sync: Array, clock: Array) -> None:
@@ -88,7 +88,9 @@ class Launches:
         if key not in graphs:
             if len(graphs) >= GRAPHS:
                 graphs.clear()
-            graphs[key] = _Graph(self._driver.capture(lambda: self._steps(call, sync, clock, steps)), arrays)
+            multiplies = any(map(_is_bare_product, call.program.table.tolist()))
+            captured = self._driver.capture(lambda: self._steps(call, sync, clock, steps), multiplies)
+            graphs[key] = _Graph(captured, arrays)
         return graphs[key].captured
 
     def _steps(self, call: Call, sync: Array, clock: Array, steps: int) -> None:
@@ -101,7 +103,7 @@ class Launches:
 
     def _instruction(self, call: Call, sync: Array, clock: Array, number: int, ahead: int) -> None:
         i = call.program.table[number].tolist()
-        if i[OP] in MATRICES and i[LIBRARY]:
+        if _is_bare_product(i):
             self._product(call, i)
             return
         entry, kind, blocks = self._kernel(call, i)
@@ -144,6 +146,10 @@ class Launches:
         start, itemsize = self._driver.memory.address(call.buffer), call.dtype.itemsize
         a, b, out = (start + place * itemsize for place in places)
         self._driver.product(product, a, b, out, start + i[B_AT] * itemsize if product.bias else 0)
+
+
+def _is_bare_product(i: list[int]) -> bool:
+    return i[OP] in MATRICES and bool(i[LIBRARY])
 
 
 def bare_product(i: list[int], batch: int, dtype: np.dtype, precision: str) -> tuple[Product, tuple[int, ...]]:

@@ -168,7 +168,7 @@ def test_graphs_serve_every_epoch(device, given, monkeypatch):
     models = by_graphs(device, monkeypatch)
     captures = []
     capture = device._driver.capture
-    monkeypatch.setattr(device._driver, "capture", lambda work: captures.append(1) or capture(work))
+    monkeypatch.setattr(device._driver, "capture", lambda *given: captures.append(1) or capture(*given))
     trained_alike(models, given, epochs=3, batch_size=2)
     # A first step by itself, then 2 + 2 and 1; twice 2 + 2 + 1 and 1.
     assert (len(captures), device._driver.replays) == (2, 3 + 2 * 4)
@@ -180,7 +180,7 @@ def test_what_a_graph_holds(device, given, monkeypatch):
     model, _ = by_graphs(device, monkeypatch)
     driver, graphs = device._driver, []
     capture = driver.capture
-    monkeypatch.setattr(driver, "capture", lambda work: graphs.append(capture(work)) or graphs[-1])
+    monkeypatch.setattr(driver, "capture", lambda *given: graphs.append(capture(*given)) or graphs[-1])
     placed = []
     monkeypatch.setattr(device, "place", lambda data: placed.append(type(device).place(device, data)) or placed[-1])
     freed, by_itself = [], []
