@@ -234,12 +234,20 @@ class Driver:
             return self._cuda.as_cuda_array(argument, sync=False)
         return argument
 
-    def product(self, product: Product, a: int, b: int, out: int, bias: int = 0) -> None:
+    def planned(self, product: Product, algorithm: bytes | None = None) -> bytes:
+        """The algorithm of a product of cuBLASLt, which is now ready to run: the one given, else the first that
+        cuBLASLt names."""
+        with self._lock:
+            return self._products.plan(product, algorithm).algorithm
+
+    def product(
+        self, product: Product, a: int, b: int, out: int, bias: int = 0, algorithm: bytes | None = None
+    ) -> None:
         """Runs a product of cuBLASLt on the current stream, from and to these addresses; the caller does not wait."""
         with self._lock:
             stream = self._cupy.get_current_stream().ptr
             workspace = self.memory.address(self._workspaces(stream))
-            self._products(self._products.plan(product), a, b, out, stream, bias, workspace)
+            self._products(self._products.plan(product, algorithm), a, b, out, stream, bias, workspace)
 
     @cached_property
     def _products(self) -> Products:

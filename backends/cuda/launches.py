@@ -6,6 +6,7 @@ of all steps of a call are there. So one graph serves every call over the same a
 """
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,7 @@ class Launches:
         cleared, and `clock` those of a clock, set to the call's first step."""
         done = 0
         if not call.repeated or call.program not in self._graphs:
+            self._check_algorithms(call)
             # What is captured must have run before. And a call that is not repeated is not worth a graph.
             done = 1 if call.repeated else call.steps
             self._steps(call, sync, clock, done)
@@ -80,6 +82,20 @@ class Launches:
     def forget(self, program: Program) -> None:
         """Frees the graphs of a program, and with them the arrays that they hold."""
         self._graphs.pop(program, None)
+
+    def _check_algorithms(self, call: Call) -> None:
+        """ValueError where cuBLASLt refuses an algorithm of the plan."""
+        if not call.plan.algorithms:
+            return
+        for product in bare_products(call.program, call.dtype, call.precision):
+            algorithm = call.plan.algorithm(str(product))
+            if algorithm is None:
+                continue
+            try:
+                self._driver.planned(product, algorithm)
+            except (ValueError, RuntimeError) as error:
+                remedy = "one belongs to a version of cuBLAS and a kind of device; leave it out for cuBLASLt's choice"
+                raise ValueError(f"plan: its algorithms are refused here ({remedy}): {error}") from error
 
     def _graph(self, call: Call, sync: Array, clock: Array, steps: int) -> Any:
         graphs, arrays = self._graphs[call.program], (sync, clock, *call.arrays())
@@ -145,7 +161,15 @@ class Launches:
         product, places = bare_product(i, call.program.batch, call.dtype, call.precision)
         start, itemsize = self._driver.memory.address(call.buffer), call.dtype.itemsize
         a, b, out = (start + place * itemsize for place in places)
-        self._driver.product(product, a, b, out, start + i[B_AT] * itemsize if product.bias else 0)
+        bias = start + i[B_AT] * itemsize if product.bias else 0
+        self._driver.product(product, a, b, out, bias, call.plan.algorithm(str(product)))
+
+
+def bare_products(program: Program, dtype: np.dtype, precision: str) -> Iterator[Product]:
+    """The products of a program that are left to a library, in their order."""
+    for i in filter(_is_bare_product, program.table.tolist()):
+        product, _ = bare_product(i, program.batch, dtype, precision)
+        yield product
 
 
 def _is_bare_product(i: list[int]) -> bool:

@@ -287,8 +287,8 @@ class Products:
     def _take(self, planned: Planned, algorithm: bytes) -> None:
         """Pins an algorithm given back, once cuBLASLt has agreed that it fits."""
         result, product = planned.result, planned.product
-        if len(algorithm) != ctypes.sizeof(result.algo):
-            raise ValueError(f"algorithm: expected {ctypes.sizeof(result.algo)} bytes, got {len(algorithm)}")
+        if len(algorithm) != (size := ctypes.sizeof(result.algo)):
+            raise ValueError(f"algorithm: expected {size} bytes, got {len(algorithm)}, for {product}")
         ctypes.memmove(ctypes.byref(result.algo), algorithm, len(algorithm))
         addresses = ctypes.addressof(result.algo), ctypes.addressof(result)
         self._call("matmul_algo_check", (*self._form(planned), *addresses), product)

@@ -161,7 +161,7 @@ def test_bias_moves(rng):
 
 def test_algorithm_given_back(rng):
     """It is checked, not chosen anew, and multiplies."""
-    first, library = Products(FakeCublasLt(64), 64), FakeCublasLt(64)
+    first, library = Products(FakeCublasLt(64, first=1), 64), FakeCublasLt(64)
     algorithm = first.plan(square()).algorithm
     assert len(algorithm) == 64
     products = Products(library, 64)
@@ -171,10 +171,11 @@ def test_algorithm_given_back(rng):
     a, b, out = (padded(rng, 4, 4, 0, "float32") for _ in range(3))
     products(planned, a.ctypes.data, b.ctypes.data, out.ctypes.data, 0, workspace=256)
     np.testing.assert_allclose(out, a @ b, rtol=1e-5)
+    assert library.ran == {1: 1}, "the heuristic would have named 0"
 
     with pytest.raises(RuntimeError, match=r"matmul_algo_check of \(4, 4\) = .*: CUBLAS_STATUS_INVALID_VALUE"):
         products.plan(square(), bytes(64))
-    with pytest.raises(ValueError, match="expected 64 bytes, got 3"):
+    with pytest.raises(ValueError, match=r"expected 64 bytes, got 3, for \(4, 4\) = "):
         products.plan(square(), b"abc")
     with pytest.raises(RuntimeError, match=r"takes 64 bytes of workspace and there are 32, for \(4, 4\) = "):
         Products(FakeCublasLt(64), 32).plan(square(), algorithm)
