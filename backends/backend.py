@@ -558,8 +558,13 @@ class Backend:
             raise ValueError(f"plan: expected at most {self.most_workers} workers on {self.name}, got {plan.workers}")
         return Executor(self, network, np.dtype(dtype), plan, self.precision(precision, np.dtype(dtype)))
 
-    def plan(self, network: program.Network, dtype: np.dtype, batch: int) -> Plan:
-        """How training steps of `batch` rows are shared out among workers."""
+    def geometry(self, dtype: np.dtype, plan: Plan) -> program.Geometry:
+        """How programs for a plan are laid out in the backend's memory."""
+        return program.Geometry(LINE // dtype.itemsize, plan.workers, self.multiple_bytes // dtype.itemsize)
+
+    def plan(self, network: program.Network, dtype: np.dtype, batch: int, precision: str = "float32") -> Plan:
+        """How training steps of `batch` rows are shared out among workers. `precision` is that of products which a
+        library makes, as in a Call (backends/call.py)."""
         return serial_plan(network)
 
     def step_plan(self, network: program.Network) -> Plan:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.arrays import Array
-from fusedmlp.backends.backend import LINE, Backend
+from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.call import Call
 from fusedmlp.backends.errors import NonFinite, OutOfMemory
 from fusedmlp.backends.feed import Data, Feed
@@ -23,7 +23,7 @@ from fusedmlp.backends.plan import Plan, serial_plan
 from fusedmlp.kernels.activations import identity
 from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
-from fusedmlp.kernels.program import Block, Geometry, Network, Program, program
+from fusedmlp.kernels.program import Block, Network, Program, program
 
 PROGRAMS = 64  # how many are kept; they are small and quick to make
 _INT64 = np.dtype(np.int64)
@@ -212,7 +212,7 @@ class Executor:
         larger = [rows for limit, rows in self._plans if limit == threads and rows >= batch] if inherited else []
         planned = min(larger, default=batch)
         if (threads, planned) not in self._plans:
-            self._plans[threads, planned] = self.backend.plan(self.network, self.dtype, planned)
+            self._plans[threads, planned] = self.backend.plan(self.network, self.dtype, planned, self._precision)
         return self._plans[threads, planned]
 
     # Within.
@@ -271,10 +271,10 @@ class Executor:
         return self._programs[key]
 
     def _composed(self, wanted: _Wanted) -> Program:
-        plan, itemsize = wanted.plan, self.dtype.itemsize
+        plan = wanted.plan
         return program(
             wanted.network,
-            Geometry(LINE // itemsize, plan.workers, self.backend.multiple_bytes // itemsize),
+            self.backend.geometry(self.dtype, plan),
             batch=wanted.batch,
             partitions=plan.codes(),
             libraries=plan.libraries(),

@@ -1,14 +1,16 @@
-"""The plan: how many workers run a step, and how each layer is shared out among them. It fixes every order of
-summation, so the same plan gives the same bits.
+"""The plan: how many workers run a step, how each layer is shared out among them, and which algorithms the products of
+a library take. It fixes every order of summation, so the same plan gives the same bits.
 
 It is chosen by a cost model from a machine's measured rates. The rates are measured once and kept on disk, so the
 choice is the same from run to run.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from numbers import Integral
+from typing import Any
 
 from fusedmlp.kernels import losses, optimizers
 from fusedmlp.kernels.program import BARRIER, PARTITIONS, Geometry, Network, program
@@ -28,12 +30,19 @@ class Plan:
     launch      "steps": one call runs many steps; "instructions", on a device: each is a kernel of its own, and many
                 steps of them a graph, for which all partitions are "tiles"
     products    "own" or "library" for each layer, the library being cuBLASLt; empty: all own
+    algorithms  pairs of a product by the library, in words, and cuBLASLt's algorithm for it, as hexadecimal digits:
+                `describe` prints both. An algorithm belongs to a version of cuBLAS and a kind of device; one that is
+                refused there is a ValueError when it is to be used. A product that no pair names has the algorithm
+                that cuBLASLt names first
+
+    Raises ValueError for anything else.
     """
 
     workers: int
     partitions: tuple[str, ...]
     launch: str = "steps"
     products: tuple[str, ...] = ()
+    algorithms: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         if isinstance(self.workers, bool) or not isinstance(self.workers, Integral) or self.workers < 1:
@@ -60,6 +69,9 @@ class Plan:
             raise ValueError("plan: products by a library need launch='instructions', got launch='steps'")
         if self.products and len(self.products) != len(self.partitions):
             raise ValueError(f"plan: expected {len(self.partitions)} products, got {len(self.products)}")
+        object.__setattr__(self, "algorithms", _algorithms(self.algorithms))
+        if self.algorithms and "library" not in self.products:
+            raise ValueError("plan: algorithms are those of products by a library, of which there are none")
 
     def libraries(self) -> tuple[bool, ...]:
         return tuple(product == "library" for product in self.products)
@@ -67,13 +79,38 @@ class Plan:
     def codes(self) -> tuple[int, ...]:
         return tuple(PARTITIONS[partition] for partition in self.partitions)
 
+    def algorithm(self, product: str) -> bytes | None:
+        """That of a product, if it is named."""
+        digits = dict(self.algorithms).get(product)
+        return None if digits is None else bytes.fromhex(digits)
+
     def __str__(self) -> str:
+        """A line, and one more for each algorithm."""
         if self.launch == "instructions":
             products = ", ".join(self.products) or "own"
-            return f"a graph of instructions, at most {self.workers} blocks each, products: {products}"
+            way = f"a graph of instructions, at most {self.workers} blocks each, products: {products}"
+            return "\n".join([way, *(f"  {product}: {digits}" for product, digits in self.algorithms)])
         if self.workers == 1:
             return "1 worker"
         return f"{self.workers} workers, layers by {', '.join(self.partitions)}"
+
+
+def _algorithms(given: Any) -> tuple[tuple[str, str], ...]:
+    """The pairs, checked."""
+    expected = "plan: algorithms must be a tuple of pairs, a product in words and hexadecimal digits"
+    if isinstance(given, str) or not isinstance(given, Sequence):
+        raise ValueError(f"{expected}, got {given!r}")
+    named: dict[str, str] = {}
+    for pair in given:
+        if isinstance(pair, str) or not isinstance(pair, Sequence) or [type(part) for part in pair] != [str, str]:
+            raise ValueError(f"{expected}, got {pair!r}")
+        product, digits = pair
+        if not re.fullmatch("([0-9a-f]{2})+", digits):
+            raise ValueError(f"{expected}, two a byte, got {digits!r} for {product}")
+        if product in named:
+            raise ValueError(f"plan: expected one algorithm a product, got several for {product}")
+        named[product] = digits
+    return tuple(named.items())
 
 
 @dataclass(frozen=True)

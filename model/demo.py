@@ -81,7 +81,8 @@ def run(backend: str = "auto") -> float:
 
     print(f"held-out accuracy  {reached:.4f}; median of {len(SEEDS)} seeds {median:.4f}")
     print(f"time per step      {1e6 * step:.1f} µs (median of the epochs)")
-    print(f"threads            {model.describe().splitlines()[-1]}")
+    plan = [line for line in model.describe().splitlines() if line.startswith("batches of")][-1]
+    print(f"threads            {plan}")
     print(f"backend            {', '.join(chosen(backend))}")
     try:
         torch_accuracy, torch_step = pytorch(digits, start)

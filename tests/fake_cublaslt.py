@@ -27,8 +27,16 @@ SIZES = {TRANSA: 4, TRANSB: 4, EPILOGUE: 4, BIAS_POINTER: 8}
 PREFERENCE_SIZES = {MAX_WORKSPACE_BYTES: 8, 12: 8} | dict.fromkeys(ALIGNMENTS, 4)
 
 
+NUMBER_AT = 6 * 8  # byte of an algorithm where its number begins
+
+
 class FakeError(Exception):
     pass
+
+
+def numbered(algorithm, number):
+    """The algorithm of another number, for the same product."""
+    return algorithm[:NUMBER_AT] + number.to_bytes(8, "little") + algorithm[NUMBER_AT + 8 :]
 
 
 @dataclass
@@ -76,14 +84,17 @@ class FakeCublasLt:
     """Counts its calls by name in `calls`, keeps what was created and not destroyed in `objects`, and the preferences
     that it was asked for an algorithm with in `asked`.
 
-    workspace_needed  bytes that its one algorithm takes; with less allowed the heuristic finds none
+    workspace_needed  bytes that each of its two algorithms takes; with less allowed the heuristic finds none
+    first             the number of the algorithm that the heuristic names first, 0 or 1
+
+    `ran` counts the products that each algorithm made. Algorithm 1 sums the inner dimension in two halves.
     """
 
     cuBLASLtError = FakeError
 
-    def __init__(self, workspace_needed=0):
-        self.workspace_needed = workspace_needed
-        self.calls = Counter()
+    def __init__(self, workspace_needed=0, first=0):
+        self.workspace_needed, self.first = workspace_needed, first
+        self.calls, self.ran = Counter(), Counter()
         self.objects, self.asked = {}, []
         self._handles = count(1)
 
@@ -125,20 +136,21 @@ class FakeCublasLt:
         self, light_handle, operation_desc, adesc, bdesc, cdesc, ddesc, preference,
         requested_algo_count, heuristic_results_array, return_algo_count
     ):  # fmt: skip
-        """The one algorithm remembers what was promised: the alignments of A, B, C, D and the bias."""
+        """An algorithm remembers what was promised: the alignments of A, B, C, D and the bias."""
         self.calls["matmul_algo_get_heuristic"] += 1
         self._get(light_handle, str)
         described, *_ = self._form(operation_desc, adesc, bdesc, cdesc, ddesc)
         wishes = self._get(preference, Preference).attributes
         self.asked.append(wishes)
-        found = wishes[MAX_WORKSPACE_BYTES] >= self.workspace_needed
-        ctypes.c_int.from_address(return_algo_count).value = int(found)
-        if not found:
-            return
+        fits = wishes[MAX_WORKSPACE_BYTES] >= self.workspace_needed
+        found = (self.first, 1 - self.first)[:requested_algo_count] if fits else ()
+        ctypes.c_int.from_address(return_algo_count).value = len(found)
         bias = described.attributes.get(BIAS_POINTER, 0)
-        result = MatmulHeuristicResult.from_address(heuristic_results_array)
-        result.algo.data[:] = [SIGNATURE, *(wishes[which] for which in ALIGNMENTS), bias & -bias or 256, 0, 0]
-        result.workspace_size, result.state = self.workspace_needed, 0
+        promised = *(wishes[which] for which in ALIGNMENTS), bias & -bias or 256
+        results = (MatmulHeuristicResult * len(found)).from_address(heuristic_results_array)
+        for number, result in zip(found, results, strict=True):
+            result.algo.data[:] = [SIGNATURE, *promised, number, 0]
+            result.workspace_size, result.state = self.workspace_needed, 0
 
     def matmul_algo_check(self, light_handle, operation_desc, adesc, bdesc, cdesc, ddesc, algo, result):
         self.calls["matmul_algo_check"] += 1
@@ -159,7 +171,9 @@ class FakeCublasLt:
             raise FakeError("CUBLAS_STATUS_INVALID_VALUE")
         dtype, bias = np.dtype(DTYPES[described.scale]), described.attributes.get(BIAS_POINTER, 0)
         steps = [layout.ld * dtype.itemsize for layout in (a_layout, b_layout, c_layout, d_layout)]
-        for address, step, alignment in zip((a, b, c, d, bias), (*steps, 0), self._algorithm(algo), strict=True):
+        *promised, number = self._algorithm(algo)
+        self.ran[number] += 1
+        for address, step, alignment in zip((a, b, c, d, bias), (*steps, 0), promised, strict=True):
             assert address % alignment == step % alignment == 0, f"{alignment} bytes were promised, {address:#x} came"
         alpha, beta = (memory(address, 1, dtype)[0] for address in (alpha, beta))
         first, second = (
@@ -168,7 +182,8 @@ class FakeCublasLt:
         )
         if bits := MANTISSA_BITS.get(described.compute):
             first, second = rounded(first, bits), rounded(second, bits)
-        result = alpha * (first @ second)
+        half = first.shape[1] // 2 if number else 0
+        result = alpha * (first[:, :half] @ second[:half] + first[:, half:] @ second[half:])
         if beta:  # C is not read where beta is 0, so that a NaN in it does no harm
             result += beta * c_layout.view(c)
         if described.attributes[EPILOGUE] == EPILOGUE_BIAS:
@@ -213,7 +228,9 @@ class FakeCublasLt:
         return described, a, b, c, d
 
     def _algorithm(self, address):
-        signature, *promised = (ctypes.c_uint64 * 6).from_address(address)
+        signature, *promised, number = (ctypes.c_uint64 * 7).from_address(address)
         if signature != SIGNATURE:
             raise FakeError("CUBLAS_STATUS_INVALID_VALUE")
-        return promised
+        if number not in (0, 1):
+            raise FakeError("CUBLAS_STATUS_NOT_SUPPORTED")
+        return *promised, number

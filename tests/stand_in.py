@@ -182,12 +182,18 @@ class StandInCopier:
 
 @dataclass(frozen=True)
 class Launch:
-    """What was asked of the device: an entry with its kind and blocks, or a product."""
+    """What was asked of the device: an entry with its kind and blocks, or a product, whose last argument is the
+    algorithm given."""
 
     entry: str
     kind: Any
     blocks: int
     arguments: tuple
+
+    @property
+    def what(self):
+        """That must have run before it is captured."""
+        return self.entry, self.kind, self.arguments[-1] if self.entry == "product" else None
 
 
 class StandIn:
@@ -197,7 +203,7 @@ class StandIn:
     shared_of_a_block = 16 << 10
     HOME = 400  # bytes, so that not all of a network's weights find room
 
-    def __init__(self):
+    def __init__(self, library=None):
         assert config.ENABLE_CUDASIM, "set NUMBA_ENABLE_CUDASIM=1 before Numba is imported"
         # The simulator watches its threads in a loop that never waits: at Python's 5 ms each of them, at each barrier,
         # got its turn so late that a kernel took ten times as long.
@@ -205,8 +211,8 @@ class StandIn:
         self.memory = StandInMemory()
         self.copiers = []
         self.launches, self.replays, self._ran, self._captured = [], 0, set(), None
-        workspace = self.memory.aligned(4096, np.dtype(np.uint8))
-        self._products = Products(FakeCublasLt(), self.memory.address(workspace), len(workspace))
+        self._workspace = self.memory.aligned(4096, np.dtype(np.uint8))
+        self._products = Products(library or FakeCublasLt(), len(self._workspace))
 
     @cache  # noqa: B019  one driver a process
     def kernel(self, entry, kind):
@@ -236,21 +242,26 @@ class StandIn:
         assert blocks >= 1 and (blocks == 1 or entry not in entries.MEETING), f"{entry} on {blocks} blocks"
         strangers = [a for a in arguments if isinstance(a, np.ndarray) and not isinstance(a, OnDevice)]
         assert not strangers, f"{entry} is given arrays of the host: {strangers}"
-        self._do(Launch(entry, kind, blocks, arguments), (entry, kind))
+        self._do(Launch(entry, kind, blocks, arguments))
 
-    def product(self, product, a, b, out, bias=0):
-        self._do(Launch("product", product, 1, (a, b, out, bias)), product)
+    def planned(self, product, algorithm=None):
+        self.memory.check_idle("plan a product")
+        return self._products.plan(product, algorithm).algorithm
 
-    def _do(self, launch, key):
+    def product(self, product, a, b, out, bias=0, algorithm=None):
+        self._do(Launch("product", product, 1, (a, b, out, bias, algorithm)))
+
+    def _do(self, launch):
         if self._captured is not None:
-            assert key in self._ran, f"{launch.entry} is captured before it ran"
+            assert launch.what in self._ran, f"{launch.entry} is captured before it ran"
             self._captured.append(launch)
             return
-        self._ran.add(key)
+        self._ran.add(launch.what)
         self.launches.append(launch)
         if launch.entry == "product":
-            a, b, out, bias = launch.arguments
-            self._products(self._products.plan(launch.kind), a, b, out, 0, bias)
+            a, b, out, bias, algorithm = launch.arguments
+            planned = self._products.plan(launch.kind, algorithm)
+            self._products(planned, a, b, out, 0, bias, self.memory.address(self._workspace))
             return
         begin, body = self.kernel(launch.entry, launch.kind)
         cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
@@ -264,16 +275,17 @@ class StandIn:
         finally:
             self._captured, self.memory.capturing = None, False
 
-    def capture(self, work):
+    def capture(self, work, multiplies):
         with self._capturing() as captured:
             work()
         assert captured, "an empty graph"
+        assert multiplies == any(launch.entry == "product" for launch in captured)
         return captured
 
     def replay(self, graph):
         self.replays += 1
         for launch in graph:
-            self._do(launch, (launch.entry, launch.kind) if launch.entry != "product" else launch.kind)
+            self._do(launch)
 
     def copier(self):
         self.copiers.append(StandInCopier())
@@ -284,8 +296,8 @@ class SimulatedBackend(CudaBackend):
     shapes = SHAPES
     panel = 128  # bytes: a few rows
 
-    def __init__(self):
-        super().__init__(StandIn())
+    def __init__(self, library=None):
+        super().__init__(StandIn(library))
 
 
 @cache

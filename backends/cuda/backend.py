@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import cycle, islice, pairwise
 from math import gcd
 from typing import Any
@@ -21,14 +22,15 @@ from fusedmlp.backends.backend import ELEMENTWISE, LINE, Backend, values
 from fusedmlp.backends.call import Call
 from fusedmlp.backends.cuda.driver import Driver
 from fusedmlp.backends.cuda.kinds import Kind, Shape, rules_among, rules_of
-from fusedmlp.backends.cuda.launches import Launches
+from fusedmlp.backends.cuda.launches import Launches, bare_products
 from fusedmlp.backends.cuda.products import MOST_ALIGNED, Product
 from fusedmlp.backends.cuda.staging import Staged
 from fusedmlp.backends.cuda.words import REQUEST, SYNC_LENGTH, UNFINISHED
 from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan
-from fusedmlp.kernels.activations import Activation
-from fusedmlp.kernels.program import HOME, Network, Program
+from fusedmlp.kernels import losses, optimizers
+from fusedmlp.kernels.activations import Activation, identity
+from fusedmlp.kernels.program import HOME, Network, Program, program
 from fusedmlp.kernels.rules import kind
 
 _INT64 = np.dtype(np.int64)
@@ -100,10 +102,10 @@ class CudaBackend(Backend):
         tiles = flops / (2.0 * self.shapes[np.dtype(np.float32)][0].edge ** 3)
         return max(1, min(self._driver.multiprocessors, int(tiles)))
 
-    def plan(self, network: Network, dtype: np.dtype, batch: int) -> Plan:
+    def plan(self, network: Network, dtype: np.dtype, batch: int, precision: str = "float32") -> Plan:
         """One launch for all steps where parameters and the state of Adam fit the shared memory of the blocks among
         which the widest layer is shared out, and these have little to do and to exchange; else instruction by
-        instruction."""
+        instruction, with the algorithms that cuBLASLt names first."""
         weights = sum(inputs * outputs for inputs, outputs in pairwise(network.sizes))
         units = max(network.sizes[1:])
         workers = min(self._driver.multiprocessors, max(1, units * dtype.itemsize // SHARED_OUT))
@@ -111,7 +113,7 @@ class CudaBackend(Backend):
         exchanged = workers * batch * units * dtype.itemsize
         fits = 3 * weights * dtype.itemsize <= room and exchanged <= EXCHANGED_IN_A_STEP
         if not fits or batch * weights > workers * MULTIPLICATIONS_OF_A_BLOCK:
-            return self._by_instructions(network, batch)
+            return self._with_algorithms(self._by_instructions(network, batch), network, dtype, batch, precision)
         pairs = islice(cycle(("out", "in")), network.layers)
         return Plan(workers, tuple(pairs))
 
@@ -126,6 +128,27 @@ class CudaBackend(Backend):
         large = (batch * inputs * outputs >= PRODUCTS_OF_A_LIBRARY for inputs, outputs in pairwise(network.sizes))
         products = tuple("library" if yes else "own" for yes in large)
         return Plan(8 * self._driver.multiprocessors, ("tiles",) * network.layers, "instructions", products)
+
+    def _with_algorithms(self, plan: Plan, network: Network, dtype: np.dtype, batch: int, precision: str) -> Plan:
+        """The plan with the algorithm of each product of a training that is a library's. Whether the output's product
+        is bare or has a bias depends on the loss; then both are named."""
+        forms = [network]
+        if network.activations[-1].name in {loss.logits for loss in losses.REGISTRY.values()}:
+            forms.append(replace(network, activations=(*network.activations[:-1], identity)))
+        products: dict[Product, None] = {}
+        for form in forms if any(plan.libraries()) else ():
+            training = program(
+                form,
+                self.geometry(dtype, plan),
+                batch=batch,
+                partitions=plan.codes(),
+                libraries=plan.libraries(),
+                loss=losses.mse,
+                update=optimizers.SGD_UPDATE,
+            )
+            products |= dict.fromkeys(bare_products(training, dtype, precision))
+        named = ((str(product), self._driver.planned(product).hex()) for product in products)
+        return replace(plan, algorithms=tuple(named))
 
     # Dense layers whose products a library makes.
 
@@ -180,22 +203,11 @@ class CudaBackend(Backend):
     def _by_library(self, multiplications: int, precision: str) -> bool:
         return multiplications > 0 and (precision != "float32" or multiplications >= PRODUCTS_OF_A_LIBRARY)
 
-    def _product(self, a: Array, b: Array, out: Array, precision: str, **options: bool) -> None:
+    def _product(self, a: Array, b: Array, out: Array, precision: str, **options: Any) -> None:
         """out = op(a) op(b) of contiguous matrices."""
         addresses = [self.memory.address(array) for array in (a, b, out)]
-        transposed = options.get("transpose_a", False)
-        product = Product(
-            m=out.shape[0],
-            n=out.shape[1],
-            k=a.shape[0] if transposed else a.shape[1],
-            lda=a.shape[1],
-            ldb=b.shape[1],
-            ldout=out.shape[1],
-            dtype=str(out.dtype),
-            precision="" if precision == "float32" else precision,
-            alignment=gcd(MOST_ALIGNED, *addresses),
-            **options,
-        )
+        alignment = gcd(MOST_ALIGNED, *addresses)
+        product = Product.of(a.shape, b.shape, dtype=out.dtype, precision=precision, alignment=alignment, **options)
         self._driver.product(product, *addresses)
 
     # Calls.

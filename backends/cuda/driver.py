@@ -9,8 +9,8 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import cache, lru_cache
+from contextlib import ExitStack, contextmanager
+from functools import cache, cached_property, lru_cache
 from importlib.util import find_spec
 from math import prod
 from typing import Any
@@ -21,6 +21,7 @@ from fusedmlp.backends.arrays import Array, Memory
 from fusedmlp.backends.cuda.cublaslt import INSTALL, library
 from fusedmlp.backends.cuda.kinds import Kind
 from fusedmlp.backends.cuda.products import Product, Products
+from fusedmlp.backends.cuda.workspaces import Workspaces
 from fusedmlp.backends.errors import OutOfMemory
 
 
@@ -159,10 +160,18 @@ class Copier:
         self._stream.synchronize()
 
 
+class Graph:
+    """What was captured, and the workspace of its products, which must live as long."""
+
+    def __init__(self, captured: Any, workspace: Array | None) -> None:
+        self.captured, self.workspace = captured, workspace
+
+
 class Driver:
     """What a backend asks of a device."""
 
     WORKSPACE = 32 << 20  # bytes for cuBLASLt's products, as NVIDIA advises for Hopper
+    STREAMS = 8  # that have a workspace at the same time
 
     def __init__(self) -> None:
         from numba import cuda
@@ -172,9 +181,7 @@ class Driver:
         self._cupy = self.memory.library.cuda
         properties = self._cupy.runtime.getDeviceProperties(self._cupy.Device().id)
         self._lock = threading.RLock()
-        self._workspaces: dict[int, Array] = {}
-        self._products: dict[int, Products] = {}  # by stream, since what runs on one shares a workspace
-        self._capturing_for: int | None = None
+        self._workspaces = Workspaces(lambda: self.memory.aligned(self.WORKSPACE, np.dtype(np.uint8)), self.STREAMS)
         self.name = properties["name"].decode()
         self.capability = int(properties["major"]), int(properties["minor"])
         self.multiprocessors = int(properties["multiProcessorCount"])
@@ -236,34 +243,43 @@ class Driver:
             return self._cuda.as_cuda_array(argument, sync=False)
         return argument
 
-    def product(self, product: Product, a: int, b: int, out: int, bias: int = 0) -> None:
+    def planned(self, product: Product, algorithm: bytes | None = None) -> bytes:
+        """The algorithm of a product of cuBLASLt, which is now ready to run: the one given, else the first that
+        cuBLASLt names."""
+        with self._lock:
+            return self._products.plan(product, algorithm).algorithm
+
+    def product(
+        self, product: Product, a: int, b: int, out: int, bias: int = 0, algorithm: bytes | None = None
+    ) -> None:
         """Runs a product of cuBLASLt on the current stream, from and to these addresses; the caller does not wait."""
         with self._lock:
             stream = self._cupy.get_current_stream().ptr
-            owner = stream if self._capturing_for is None else self._capturing_for
-            if owner not in self._products:
-                workspace = self._workspaces[owner] = self.memory.aligned(self.WORKSPACE, np.dtype(np.uint8))
-                self._products[owner] = Products(library(), self.memory.address(workspace), self.WORKSPACE)
-            products = self._products[owner]
-            products(products.plan(product), a, b, out, stream, bias)
+            workspace = self.memory.address(self._workspaces(stream))
+            self._products(self._products.plan(product, algorithm), a, b, out, stream, bias, workspace)
 
-    def capture(self, work: Callable[[], None]) -> Any:
-        """A graph of what `work` launches, to be run on the stream that is current now. Each kernel and product of it
-        must have run there before."""
-        with self._lock:
-            self._capturing_for = self._cupy.get_current_stream().ptr
-            with self._cupy.Stream(non_blocking=True) as stream:
-                stream.begin_capture()
-                try:
-                    work()
-                finally:
-                    self._capturing_for = None
-                    graph = stream.end_capture()
-        return graph
+    @cached_property
+    def _products(self) -> Products:
+        """One for all streams: to end one would make the host wait for the device, also within another's capture."""
+        return Products(library(), self.WORKSPACE)
 
-    def replay(self, graph: Any) -> None:
+    def capture(self, work: Callable[[], None], multiplies: bool) -> Graph:
+        """A graph of what `work` launches, to be run on the stream that is current now; `multiplies` says whether there
+        are products among it. Each kernel and product of it must have run before."""
+        with self._lock, ExitStack() as within:
+            lent = self._workspaces.lent(self._cupy.get_current_stream().ptr)
+            workspace = within.enter_context(lent) if multiplies else None
+            stream = within.enter_context(self._cupy.Stream(non_blocking=True))
+            stream.begin_capture()
+            try:
+                work()
+            finally:
+                captured = stream.end_capture()
+        return Graph(captured, workspace)
+
+    def replay(self, graph: Graph) -> None:
         """Runs a graph on the current stream; the caller does not wait."""
-        graph.launch(self._cupy.get_current_stream())
+        graph.captured.launch(self._cupy.get_current_stream())
 
     def copier(self) -> Copier:
         return Copier(self.memory.library)

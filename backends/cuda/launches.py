@@ -6,6 +6,7 @@ of all steps of a call are there. So one graph serves every call over the same a
 """
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ class Launches:
         if call.program in self._graphs:
             return
         for i in call.program.table.tolist():
-            if not (i[OP] in MATRICES and i[LIBRARY]):
+            if not _is_bare_product(i):
                 self._driver.kernel(*self._kernel(call, i)[:2])
 
     def run(self, call: Call, sync: Array, clock: Array) -> None:
@@ -67,6 +68,7 @@ class Launches:
         cleared, and `clock` those of a clock, set to the call's first step."""
         done = 0
         if not call.repeated or call.program not in self._graphs:
+            self._check_algorithms(call)
             # What is captured must have run before. And a call that is not repeated is not worth a graph.
             done = 1 if call.repeated else call.steps
             self._steps(call, sync, clock, done)
@@ -81,6 +83,20 @@ class Launches:
         """Frees the graphs of a program, and with them the arrays that they hold."""
         self._graphs.pop(program, None)
 
+    def _check_algorithms(self, call: Call) -> None:
+        """ValueError where cuBLASLt refuses an algorithm of the plan."""
+        if not call.plan.algorithms:
+            return
+        for product in bare_products(call.program, call.dtype, call.precision):
+            algorithm = call.plan.algorithm(str(product))
+            if algorithm is None:
+                continue
+            try:
+                self._driver.planned(product, algorithm)
+            except (ValueError, RuntimeError) as error:
+                remedy = "one belongs to a version of cuBLAS and a kind of device; leave it out for cuBLASLt's choice"
+                raise ValueError(f"plan: its algorithms are refused here ({remedy}): {error}") from error
+
     def _graph(self, call: Call, sync: Array, clock: Array, steps: int) -> Any:
         graphs, arrays = self._graphs[call.program], (sync, clock, *call.arrays())
         places = tuple((self._driver.memory.address(array), array.shape) for array in arrays)
@@ -88,7 +104,9 @@ class Launches:
         if key not in graphs:
             if len(graphs) >= GRAPHS:
                 graphs.clear()
-            graphs[key] = _Graph(self._driver.capture(lambda: self._steps(call, sync, clock, steps)), arrays)
+            multiplies = any(map(_is_bare_product, call.program.table.tolist()))
+            captured = self._driver.capture(lambda: self._steps(call, sync, clock, steps), multiplies)
+            graphs[key] = _Graph(captured, arrays)
         return graphs[key].captured
 
     def _steps(self, call: Call, sync: Array, clock: Array, steps: int) -> None:
@@ -101,7 +119,7 @@ class Launches:
 
     def _instruction(self, call: Call, sync: Array, clock: Array, number: int, ahead: int) -> None:
         i = call.program.table[number].tolist()
-        if i[OP] in MATRICES and i[LIBRARY]:
+        if _is_bare_product(i):
             self._product(call, i)
             return
         entry, kind, blocks = self._kernel(call, i)
@@ -140,32 +158,48 @@ class Launches:
         return smallest
 
     def _product(self, call: Call, i: list[int]) -> None:
-        """The bare product of an instruction, over all rows that a batch may have."""
-        batch, inputs, outputs = call.program.batch, i[INPUTS], i[OUTPUTS]
-        x, w, y = (i[X_AT], i[X_LENGTH]), (i[W_AT], i[W_LENGTH]), (i[Y_AT], i[Y_LENGTH])
-        if i[OP] == FORWARD:
-            (m, n, k), a, b, out = (batch, outputs, inputs), x, w, y
-        elif i[OP] == BACKWARD:
-            (m, n, k), a, b, out = (batch, inputs, outputs), x, w, y
-        else:
-            (m, n, k), a, b, out = (outputs, inputs, batch), y, x, w
-        product = Product(
-            m=m,
-            n=n,
-            k=k,
-            lda=a[1],
-            ldb=b[1],
-            ldout=out[1],
-            bias=i[B_LENGTH] > 0,
-            transpose_a=i[OP] == UPDATE,
-            transpose_b=i[OP] == FORWARD,
-            dtype=str(call.dtype),
-            precision="" if call.precision == "float32" else call.precision,
-            alignment=LINE,
-        )
+        product, places = bare_product(i, call.program.batch, call.dtype, call.precision)
         start, itemsize = self._driver.memory.address(call.buffer), call.dtype.itemsize
-        places = [start + place * itemsize for place in (a[0], b[0], out[0])]
-        self._driver.product(product, *places, start + i[B_AT] * itemsize if i[B_LENGTH] else 0)
+        a, b, out = (start + place * itemsize for place in places)
+        bias = start + i[B_AT] * itemsize if product.bias else 0
+        self._driver.product(product, a, b, out, bias, call.plan.algorithm(str(product)))
+
+
+def bare_products(program: Program, dtype: np.dtype, precision: str) -> Iterator[Product]:
+    """The products of a program that are left to a library, in their order."""
+    for i in filter(_is_bare_product, program.table.tolist()):
+        product, _ = bare_product(i, program.batch, dtype, precision)
+        yield product
+
+
+def _is_bare_product(i: list[int]) -> bool:
+    return i[OP] in MATRICES and bool(i[LIBRARY])
+
+
+def bare_product(i: list[int], batch: int, dtype: np.dtype, precision: str) -> tuple[Product, tuple[int, ...]]:
+    """The bare product of an instruction, over all rows that a batch may have, and where a, b and out begin in the
+    buffer."""
+    x, w, y = (i[X_AT], i[X_LENGTH]), (i[W_AT], i[W_LENGTH]), (i[Y_AT], i[Y_LENGTH])
+    below, above, weight = (batch, i[INPUTS]), (batch, i[OUTPUTS]), (i[OUTPUTS], i[INPUTS])
+    if i[OP] == FORWARD:
+        (a, b), blocks = (below, weight), (x, w, y)
+    elif i[OP] == BACKWARD:
+        (a, b), blocks = (above, weight), (x, w, y)
+    else:
+        (a, b), blocks = (above, below), (y, x, w)
+    places, leading = zip(*blocks, strict=True)
+    product = Product.of(
+        a,
+        b,
+        leading,
+        dtype=dtype,
+        precision=precision,
+        transpose_a=i[OP] == UPDATE,
+        transpose_b=i[OP] == FORWARD,
+        bias=i[B_LENGTH] > 0,
+        alignment=LINE,
+    )
+    return product, places
 
 
 class _Graph:

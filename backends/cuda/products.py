@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from math import gcd
 from typing import Any
 
+import numpy as np
+
 from fusedmlp.backends.cuda.cublaslt import (
     ROUNDED_INPUTS,
     ComputeType,
@@ -95,6 +97,43 @@ class Product:
         if self.bias and self.alignment < BIAS_ALIGNED:
             raise ValueError(f"bias: expected arrays aligned to {BIAS_ALIGNED} bytes, got {self.alignment}")
 
+    @classmethod
+    def of(
+        cls,
+        a: tuple[int, int],
+        b: tuple[int, int],
+        leading: tuple[int, int, int] | None = None,
+        *,
+        dtype: np.dtype,
+        precision: str,
+        transpose_a: bool = False,
+        transpose_b: bool = False,
+        **rest: Any,
+    ) -> "Product":
+        """The product of matrices of these shapes, as they lie in memory.
+
+        leading    dimensions of a, b and out: None where they are contiguous
+        precision  as a model has it: "float32" stands for the dtype's own
+        rest       fields by their names
+        """
+        (m, k), (inner, n) = a[::-1] if transpose_a else a, b[::-1] if transpose_b else b
+        if k != inner:
+            raise ValueError(f"a and b: expected shapes that fit, got op(a) {m, k} and op(b) {inner, n}")
+        lda, ldb, ldout = leading or (a[1], b[1], n)
+        return cls(
+            m=m,
+            n=n,
+            k=k,
+            lda=lda,
+            ldb=ldb,
+            ldout=ldout,
+            transpose_a=transpose_a,
+            transpose_b=transpose_b,
+            dtype=dtype.name,
+            precision="" if precision == "float32" else precision,
+            **rest,
+        )
+
     @property
     def itemsize(self) -> int:
         return ctypes.sizeof(_TYPES[self.dtype][1])
@@ -131,26 +170,22 @@ class Planned:
 class Products:
     """Products on one device by cuBLASLt.
 
-    library            what `cublaslt.library` gives
-    workspace_pointer  the address of memory on the device that all products share, a multiple of 256 bytes; it must
-                       outlive this object and every graph
-    workspace_bytes    its size, which takes part in the choice of an algorithm
+    library          what `cublaslt.library` gives
+    workspace_bytes  the size of every workspace, which takes part in the choice of an algorithm
 
     `plan` first, while nothing is being captured (cuBLASLt 13.3 refuses to choose an algorithm during a capture), and
     run each product once, since its kernel is loaded by its first run. From then on a call neither allocates nor
     synchronizes, and can be captured.
 
-    All calls share the workspace, and a bias's address is kept in the plan: one thread and one stream at a time.
+    A bias's address is kept in the plan: one thread at a time, on any stream.
 
     Raises ValueError for what the caller got wrong, and RuntimeError with the call, the status and the product where
     cuBLASLt refuses.
     """
 
-    def __init__(self, library: Any, workspace_pointer: int, workspace_bytes: int) -> None:
-        if workspace_pointer % MOST_ALIGNED:
-            raise ValueError(f"workspace_pointer: expected a multiple of {MOST_ALIGNED}, got {workspace_pointer:#x}")
+    def __init__(self, library: Any, workspace_bytes: int) -> None:
         self._library = library
-        self._workspace = workspace_pointer, workspace_bytes
+        self._workspace_bytes = workspace_bytes
         self._handle = 0  # made with the first plan: it needs a device
         self._plans: dict[tuple[Product, bytes | None], Planned] = {}
         self._owned = ExitStack()
@@ -167,21 +202,27 @@ class Products:
                 self._owned.callback(created.pop_all().close)
         return self._plans[key]
 
-    def __call__(self, planned: Planned, a: int, b: int, out: int, stream: int, bias: int = 0) -> None:
+    def __call__(
+        self, planned: Planned, a: int, b: int, out: int, stream: int, bias: int = 0, workspace: int = 0
+    ) -> None:
         """Runs the product on a stream, from and to addresses on the device; a bias is given if and only if it was
-        planned. The caller does not wait."""
+        planned. The workspace, a multiple of 256 bytes, belongs to the product until it has run: what runs at the same
+        time has another. The caller does not wait."""
         product = planned.product
         if product.bias != bool(bias):
             raise ValueError(f"bias: expected {'an address' if product.bias else 'none'}, got {bias:#x}, for {product}")
         if (a | b | out | bias) % product.alignment:
             found = f"a {a:#x}, b {b:#x}, out {out:#x}, bias {bias:#x}"
             raise ValueError(f"addresses: expected multiples of {product.alignment}, got {found}, for {product}")
+        if workspace % MOST_ALIGNED or bool(workspace) != bool(self._workspace_bytes):
+            expected = f"a multiple of {MOST_ALIGNED}" if self._workspace_bytes else "none"
+            raise ValueError(f"workspace: expected {expected}, got {workspace:#x}, for {product}")
         if product.bias and planned.bias.value != bias:
             planned.bias.value = bias
             self._set("matmul_desc", planned.descriptor, MatmulDescAttribute.BIAS_POINTER, planned.bias, product)
         alpha, beta, algorithm = map(ctypes.addressof, (planned.alpha, planned.beta, planned.result.algo))
         operands = alpha, b, planned.b, a, planned.a, beta, out, planned.out, out, planned.out
-        arguments = self._handle, planned.descriptor, *operands, algorithm, *self._workspace, stream
+        arguments = self._handle, planned.descriptor, *operands, algorithm, workspace, self._workspace_bytes, stream
         self._call("matmul", arguments, product)
 
     def _plan(self, product: Product, algorithm: bytes | None, created: ExitStack) -> Planned:
@@ -223,7 +264,7 @@ class Products:
             for ld in (product.lda, product.ldb, product.ldout)
         )
         attributes: dict[MatmulPreferenceAttribute, Any] = {
-            MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES: ctypes.c_uint64(self._workspace[1]),
+            MatmulPreferenceAttribute.MAX_WORKSPACE_BYTES: ctypes.c_uint64(self._workspace_bytes),
             MatmulPreferenceAttribute.MIN_ALIGNMENT_A_BYTES: b,
             MatmulPreferenceAttribute.MIN_ALIGNMENT_B_BYTES: a,
             MatmulPreferenceAttribute.MIN_ALIGNMENT_C_BYTES: out,
@@ -240,19 +281,19 @@ class Products:
             addresses = ctypes.addressof(planned.result), ctypes.addressof(found)
             self._call("matmul_algo_get_heuristic", (*self._form(planned), preference, 1, *addresses), product)
         if not found.value or planned.result.state:
-            workspace = f"{self._workspace[1]} bytes of workspace"
+            workspace = f"{self._workspace_bytes} bytes of workspace"
             raise RuntimeError(f"cuBLASLt has no algorithm that needs no more than {workspace}, for {product}")
 
     def _take(self, planned: Planned, algorithm: bytes) -> None:
         """Pins an algorithm given back, once cuBLASLt has agreed that it fits."""
         result, product = planned.result, planned.product
-        if len(algorithm) != ctypes.sizeof(result.algo):
-            raise ValueError(f"algorithm: expected {ctypes.sizeof(result.algo)} bytes, got {len(algorithm)}")
+        if len(algorithm) != (size := ctypes.sizeof(result.algo)):
+            raise ValueError(f"algorithm: expected {size} bytes, got {len(algorithm)}, for {product}")
         ctypes.memmove(ctypes.byref(result.algo), algorithm, len(algorithm))
         addresses = ctypes.addressof(result.algo), ctypes.addressof(result)
         self._call("matmul_algo_check", (*self._form(planned), *addresses), product)
-        if result.workspace_size > self._workspace[1]:
-            needs = f"{result.workspace_size} bytes of workspace and there are {self._workspace[1]}"
+        if result.workspace_size > self._workspace_bytes:
+            needs = f"{result.workspace_size} bytes of workspace and there are {self._workspace_bytes}"
             raise RuntimeError(f"algorithm: it takes {needs}, for {product}")
 
     def _form(self, planned: Planned) -> tuple[int, ...]:

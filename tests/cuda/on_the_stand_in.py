@@ -5,16 +5,18 @@ import gc
 import itertools
 import signal
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import fusedmlp as fm
+from fake_cublaslt import FakeCublasLt, numbered
 from fusedmlp.backends import Plan
 from fusedmlp.backends.cuda import backend as cuda_backend
 from fusedmlp.backends.cuda import launches, staging
 from fusedmlp.backends.errors import OutOfMemory
-from stand_in import OnDevice, get_simulator
+from stand_in import OnDevice, SimulatedBackend, get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
 TILES = ("tiles", "tiles")
@@ -132,6 +134,118 @@ def test_one_launch_for_small_steps_alone(device, monkeypatch):
     assert launch([784, 1024, 1024, 10], 512) == "instructions"
 
 
+@pytest.fixture
+def by_library(monkeypatch):
+    """Every product that a plan chooses is a library's."""
+    monkeypatch.setattr(cuda_backend, "MULTIPLICATIONS_OF_A_BLOCK", 0)
+    monkeypatch.setattr(cuda_backend, "PRODUCTS_OF_A_LIBRARY", 1)
+
+
+TRAINING = {"loss": "cross_entropy", "epochs": 1, "batch_size": 4, "progress": False}
+
+
+def classifier(backend, plan=None, output="softmax", **options):
+    return fm.MLP(SIZES, activation="gelu", output=output, backend=backend, plan=plan, **options)
+
+
+def algorithms_run(backend):
+    """The algorithm that was given for each product, by the product in words, since this was last asked."""
+    launches = [launch for launch in backend._driver.launches if launch.entry == "product"]
+    backend._driver.launches.clear()
+    return {str(launch.kind): launch.arguments[-1] for launch in launches}
+
+
+def test_algorithms_travel_with_a_plan(by_library, given):
+    """A plan takes the choice of one cuBLASLt to a model on another, which would have chosen differently: the same
+    algorithms run there, and make the same bits."""
+    libraries = FakeCublasLt(first=1), FakeCublasLt()
+    here, there = map(SimulatedBackend, libraries)
+    model = classifier(here)
+    model.fit(*given, **TRAINING)
+    plan, trained = model._executor.plan(4), algorithms_run(here)
+    assert len(plan.algorithms) == len(trained) == 5, "forward and update of two layers, backward of one"
+    assert trained == {product: plan.algorithm(product) for product in trained}
+    assert trained == {product: numbered(algorithm, 1) for product, algorithm in trained.items()}
+
+    other = classifier(there, plan)
+    other.fit(*given, **TRAINING)
+    assert algorithms_run(there) == trained
+    assert set(libraries[1].ran) == set(libraries[0].ran) == {1}
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(other.state_dict()[name], value)
+
+    alone = classifier(there)
+    alone.fit(*given, **TRAINING)
+    assert libraries[1].ran[0] > 0 and alone._executor.plan(4) != plan
+
+
+def test_algorithms_are_of_the_whole_training(by_library, device, given):
+    """Each product that a training or a gradient of that batch runs is named, whether or not the loss takes the
+    output's activation; a product of another batch is not, and has the first choice."""
+    x, y = given[0], np.eye(3, dtype=np.float32)[given[1]]
+    model = classifier(device, output="sigmoid")
+    for loss in ("binary_cross_entropy", "mse"):
+        model.fit(x, y, **TRAINING | {"loss": loss})
+    plan, run = model._executor.plan(4), algorithms_run(device)
+    assert run.keys() == dict(plan.algorithms).keys() and None not in run.values()
+    assert len(run) == 6, "the output's product with a bias, and without"
+    model.loss_and_gradients(x[:4], y[:4], "mse")
+    assert algorithms_run(device).items() < run.items()
+    short = classifier(device, plan, output="sigmoid")
+    short.fit(x, y, **TRAINING | {"loss": "mse", "batch_size": 3})
+    assert set(algorithms_run(device).values()) == {None}
+
+
+FORMATS = [
+    ({}, "in float32 by float32,"),
+    ({"precision": "bf16"}, "in float32 by bf16,"),
+    ({"dtype": "float64"}, "in float64 by float64,"),
+]
+
+
+@pytest.mark.parametrize("options, words", FORMATS, ids=str)
+def test_algorithms_are_chosen_the_same_each_time(by_library, options, words):
+    """By any backend with the same cuBLASLt; they are those of the model's dtype and precision."""
+    plans = [classifier(SimulatedBackend(), **options)._executor.plan(4) for _ in range(2)]
+    assert plans[0] == plans[1] and hash(plans[0]) == hash(plans[1])
+    assert plans[0].algorithms and all(words in product for product, _ in plans[0].algorithms)
+
+
+def test_algorithms_are_described(by_library, device, given):
+    """A line each, with the digits that a plan takes."""
+    model = classifier(device)
+    model.fit(*given, **TRAINING)
+    plan = model._executor.plan(4)
+    _, _, shown = model.describe().partition("\nbatches of 4: ")
+    lines = [line.strip().rpartition(": ") for line in shown.splitlines()[1:]]
+    assert tuple((product, digits) for product, _, digits in lines) == plan.algorithms
+    assert f"plan as given: {plan}" in classifier(device, plan).describe()
+
+
+def refused(plan):
+    """The plan with an algorithm that this cuBLASLt has not got, for the last product of a step."""
+    *others, (product, digits) = plan.algorithms
+    return replace(plan, algorithms=(*others, (product, numbered(bytes.fromhex(digits), 2).hex())))
+
+
+def cut_short(plan):
+    return replace(plan, algorithms=tuple((product, "00ff") for product, _ in plan.algorithms))
+
+
+@pytest.mark.parametrize(
+    "change, words", [(refused, "CUBLAS_STATUS_NOT_SUPPORTED"), (cut_short, "expected 64 bytes, got 2")]
+)
+def test_an_algorithm_that_is_refused(by_library, device, given, change, words):
+    """Before anything is launched."""
+    model = classifier(device, change(classifier(device)._executor.plan(4)))
+    before = model.state_dict()
+    for call in (lambda: model.fit(*given, **TRAINING), lambda: model.loss_and_gradients(given[0][:4], given[1][:4])):
+        with pytest.raises(ValueError, match=f"plan: its algorithms are refused here .*version of cuBLAS.*{words}"):
+            call()
+    assert not device._driver.launches
+    same(before, model.state_dict())
+
+
 def test_gradients_and_a_step_by_hand(models, given):
     found = [model.loss_and_gradients(*given, sample_weight=np.arange(ROWS)) for model in models]
     np.testing.assert_allclose(*(loss for loss, _ in found), rtol=2e-5)
@@ -168,7 +282,7 @@ def test_graphs_serve_every_epoch(device, given, monkeypatch):
     models = by_graphs(device, monkeypatch)
     captures = []
     capture = device._driver.capture
-    monkeypatch.setattr(device._driver, "capture", lambda work: captures.append(1) or capture(work))
+    monkeypatch.setattr(device._driver, "capture", lambda *given: captures.append(1) or capture(*given))
     trained_alike(models, given, epochs=3, batch_size=2)
     # A first step by itself, then 2 + 2 and 1; twice 2 + 2 + 1 and 1.
     assert (len(captures), device._driver.replays) == (2, 3 + 2 * 4)
@@ -180,7 +294,7 @@ def test_what_a_graph_holds(device, given, monkeypatch):
     model, _ = by_graphs(device, monkeypatch)
     driver, graphs = device._driver, []
     capture = driver.capture
-    monkeypatch.setattr(driver, "capture", lambda work: graphs.append(capture(work)) or graphs[-1])
+    monkeypatch.setattr(driver, "capture", lambda *given: graphs.append(capture(*given)) or graphs[-1])
     placed = []
     monkeypatch.setattr(device, "place", lambda data: placed.append(type(device).place(device, data)) or placed[-1])
     freed, by_itself = [], []

@@ -83,7 +83,7 @@ def check(
 def test_against_numpy(rng, dtype, shape, form, padding):
     for accumulate, with_bias in FORMS:
         check(
-            Products(FakeCublasLt(), 0, 0), rng, shape, form, dtype=dtype.name, padding=padding, accumulate=accumulate,
+            Products(FakeCublasLt(), 0), rng, shape, form, dtype=dtype.name, padding=padding, accumulate=accumulate,
             with_bias=with_bias,
         )  # fmt: skip
 
@@ -98,15 +98,15 @@ def test_the_comparison_can_fail(rng, attribute):
                 super().matmul_desc_set_attribute(matmul_desc, attr, buf, size_in_bytes)
 
     with pytest.raises(AssertionError, match="are off"):
-        check(Products(Deaf(), 0, 0), rng, (5, 5, 5), (True, True), with_bias=True)
+        check(Products(Deaf(), 0), rng, (5, 5, 5), (True, True), with_bias=True)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_precision(rng, precision):
     """Within the bound of the shorter format, and beyond that of float32."""
-    check(Products(FakeCublasLt(), 0, 0), rng, (13, 4, 60), (False, True), precision=precision)
+    check(Products(FakeCublasLt(), 0), rng, (13, 4, 60), (False, True), precision=precision)
     library, a, b, out = FakeCublasLt(), *(padded(rng, 8, 8, 0, "float32") for _ in range(3))
-    products = Products(library, 0, 0)
+    products = Products(library, 0)
     found = {}
     for name in ("float32", precision):
         planned = products.plan(Product(m=8, n=8, k=8, lda=8, ldb=8, ldout=8, precision=name))
@@ -119,7 +119,7 @@ def test_precision(rng, precision):
 def test_float32_takes_no_rounded_operands():
     """The heuristic may only name algorithms that read float32 as float32."""
     library = FakeCublasLt()
-    products = Products(library, 0, 0)
+    products = Products(library, 0)
     for changes in ({}, {"precision": "tf32"}, {"precision": "bf16"}, {"dtype": "float64"}):
         products.plan(square(**changes))
     rounded = 0x1 << 16 | 0x2 << 16 | 0x4 << 16  # CUBLASLT_NUMERICAL_IMPL_FLAGS_INPUT_16F, 16BF, TF32
@@ -134,7 +134,7 @@ def square(size=4, **changes):
 def test_planned_once(rng):
     """The heuristic is asked once a product, and a call is one call of the library, or two where the bias moved."""
     library = FakeCublasLt()
-    products = Products(library, 0, 0)
+    products = Products(library, 0)
     assert not library.calls, "the handle needs a device, which a plan needs anyway"
     planned = products.plan(square(bias=True, alignment=16))
     assert products.plan(square(bias=True, alignment=16, precision="float32")) is planned
@@ -150,7 +150,7 @@ def test_planned_once(rng):
 
 def test_bias_moves(rng):
     """A plan takes another bias with each call."""
-    products = Products(FakeCublasLt(), 0, 0)
+    products = Products(FakeCublasLt(), 0)
     planned = products.plan(square(bias=True, alignment=16))
     zero, out, *biases = (padded(rng, 4, 4, 0, "float32") for _ in range(4))
     zero[...] = 0
@@ -161,29 +161,30 @@ def test_bias_moves(rng):
 
 def test_algorithm_given_back(rng):
     """It is checked, not chosen anew, and multiplies."""
-    first, library = Products(FakeCublasLt(64), 0, 64), FakeCublasLt(64)
+    first, library = Products(FakeCublasLt(64, first=1), 64), FakeCublasLt(64)
     algorithm = first.plan(square()).algorithm
     assert len(algorithm) == 64
-    products = Products(library, 0, 64)
+    products = Products(library, 64)
     planned = products.plan(square(), algorithm)
     assert planned.algorithm == algorithm and products.plan(square(), algorithm) is planned
     assert library.calls["matmul_algo_get_heuristic"] == 0 and library.calls["matmul_algo_check"] == 1
     a, b, out = (padded(rng, 4, 4, 0, "float32") for _ in range(3))
-    products(planned, a.ctypes.data, b.ctypes.data, out.ctypes.data, 0)
+    products(planned, a.ctypes.data, b.ctypes.data, out.ctypes.data, 0, workspace=256)
     np.testing.assert_allclose(out, a @ b, rtol=1e-5)
+    assert library.ran == {1: 1}, "the heuristic would have named 0"
 
     with pytest.raises(RuntimeError, match=r"matmul_algo_check of \(4, 4\) = .*: CUBLAS_STATUS_INVALID_VALUE"):
         products.plan(square(), bytes(64))
-    with pytest.raises(ValueError, match="expected 64 bytes, got 3"):
+    with pytest.raises(ValueError, match=r"expected 64 bytes, got 3, for \(4, 4\) = "):
         products.plan(square(), b"abc")
     with pytest.raises(RuntimeError, match=r"takes 64 bytes of workspace and there are 32, for \(4, 4\) = "):
-        Products(FakeCublasLt(64), 0, 32).plan(square(), algorithm)
+        Products(FakeCublasLt(64), 32).plan(square(), algorithm)
 
 
 def test_everything_is_destroyed():
     """With the products; and what a failed plan had made, at once."""
     library = FakeCublasLt()
-    products = Products(library, 0, 0)
+    products = Products(library, 0)
     products.plan(square())
     products.plan(square(5, dtype="float64"))
     assert sorted(type(thing).__name__ for thing in library.objects.values()) == sorted(
@@ -202,7 +203,7 @@ def test_everything_is_destroyed():
 def test_alignment_promised():
     """Not beyond what the caller promises, nor beyond what a step to the next row keeps, and for the right operand."""
     library = FakeCublasLt()
-    products = Products(library, 0, 1 << 20)
+    products = Products(library, 1 << 20)
     far = {"lda": 64, "ldb": 16, "ldout": 256}
     for changes in ({}, {"alignment": 64}, {"alignment": 4096} | far, {"dtype": "float64"}):
         products.plan(Product(**{"m": 4, "n": 4, "k": 4, "lda": 6, "ldb": 4, "ldout": 5} | changes))
@@ -235,8 +236,24 @@ def test_wrong_products(changes, message):
         Product(**right | changes)
 
 
+def test_product_of_shapes():
+    """Shapes are those in memory; contiguous unless leading dimensions are given, and "float32" is any dtype's own."""
+    single, double = np.dtype(np.float32), np.dtype(np.float64)
+    plain = {"m": 2, "n": 3, "k": 4}
+    assert Product.of((2, 4), (4, 3), dtype=single, precision="float32") == Product(**plain, lda=4, ldb=3, ldout=3)
+    assert Product.of((4, 2), (3, 4), dtype=single, precision="tf32", transpose_a=True, transpose_b=True) == Product(
+        **plain, lda=2, ldb=4, ldout=3, transpose_a=True, transpose_b=True, precision="tf32"
+    )
+    rest = {"accumulate": True, "bias": True, "alignment": 16}
+    assert Product.of((2, 4), (4, 3), (5, 6, 7), dtype=double, precision="float32", **rest) == Product(
+        **plain, lda=5, ldb=6, ldout=7, dtype="float64", precision="float64", **rest
+    )
+    with pytest.raises(ValueError, match=r"a and b: expected .* that fit, got op\(a\) \(2, 4\) and op\(b\) \(3, 4\)"):
+        Product.of((2, 4), (3, 4), dtype=single, precision="float32")
+
+
 def test_wrong_calls():
-    products = Products(FakeCublasLt(), 0, 0)
+    products = Products(FakeCublasLt(), 0)
     plain, biased = products.plan(square()), products.plan(square(bias=True, alignment=16))
     for planned, addresses, message in (
         (plain, (16, 32, 64, 0, 16), r"bias: expected none, got 0x10, for \(4, 4\)"),
@@ -246,8 +263,14 @@ def test_wrong_calls():
     ):
         with pytest.raises(ValueError, match=message):
             products(planned, *addresses)
-    with pytest.raises(ValueError, match="workspace_pointer: expected a multiple of 256, got 0x10"):
-        Products(FakeCublasLt(), 16, 1024)
+    for size, address, message in (
+        (1024, 16, r"workspace: expected a multiple of 256, got 0x10, for \(4, 4\)"),
+        (1024, 0, "workspace: expected a multiple of 256, got 0x0"),
+        (0, 256, "workspace: expected none, got 0x100"),
+    ):
+        products = Products(FakeCublasLt(), size)
+        with pytest.raises(ValueError, match=message):
+            products(products.plan(square()), 16, 32, 64, 0, workspace=address)
 
 
 SHOWN = (
@@ -270,7 +293,7 @@ def test_refusals(function):
 
     library = FakeCublasLt()
     setattr(library, function, refuse)
-    products = Products(library, 0, 0)
+    products = Products(library, 0)
     message = f"cuBLASLt's {function} of {SHOWN}: CUBLAS_STATUS_ARCH_MISMATCH"
     with pytest.raises(RuntimeError, match=re.escape(message)):
         products(products.plan(product), 16, 16, 16, 0, 16)
@@ -280,7 +303,7 @@ def test_no_algorithm():
     with pytest.raises(
         RuntimeError, match=r"no algorithm that needs no more than 64 bytes of workspace, for \(4, 4\) = "
     ):
-        Products(FakeCublasLt(workspace_needed=65), 0, 64).plan(square())
+        Products(FakeCublasLt(workspace_needed=65), 64).plan(square())
 
 
 # The library by ctypes. Parameters as in cublasLt.h, in the letters of the module struct, N for size_t.
@@ -352,7 +375,7 @@ def test_ctypes_passes_arguments_on():
 
 @pytest.mark.parametrize("form", FORMS)
 def test_ctypes_multiplies(rng, form):
-    products = Products(CublasLt(FakeFile(FakeCublasLt())), 0, 0)
+    products = Products(CublasLt(FakeFile(FakeCublasLt())), 0)
     check(products, rng, (6, 17, 5), form, padding=PADDING, accumulate=True, with_bias=True)
 
 
@@ -423,7 +446,7 @@ def test_the_real_library_takes_descriptors(form):
         setattr(real, name, answer)
     a, b = form
     for changes in ({}, {"precision": "tf32"}, {"precision": "bf16"}, {"dtype": "float64"}):
-        Products(real, 0, 1 << 25).plan(square(transpose_a=a, transpose_b=b, bias=True, alignment=16, **changes))
+        Products(real, 1 << 25).plan(square(transpose_a=a, transpose_b=b, bias=True, alignment=16, **changes))
     with pytest.raises(real.cuBLASLtError, match=r"^CUBLAS_STATUS_INVALID_VALUE \(7\)$"):
         real.matmul_desc_set_attribute(real.matmul_desc_create(68, 0), 3, ctypes.addressof(ctypes.c_int64()), 8)
 
@@ -469,7 +492,7 @@ def on_a_device(request):
         with stream:
             *operands, out, bias = (cupy.asarray(array) for array in (*whole, np.zeros(1) if bias is None else bias))
             rehearsal, addresses = cupy.zeros_like(out), [array.data.ptr for array in operands]
-            more = (stream.ptr, bias.data.ptr if planned.product.bias else 0)
+            more = (stream.ptr, bias.data.ptr if planned.product.bias else 0, workspace.data.ptr)
             products(planned, *addresses, rehearsal.data.ptr, *more)
             stream.synchronize()
             stream.begin_capture()
@@ -479,7 +502,7 @@ def on_a_device(request):
             whole[-1][...] = cupy.asnumpy(out)
 
     library = cublaslt.library() if request.param == "library" else CublasLt(cublaslt._shared_library())
-    yield Products(library, workspace.data.ptr, workspace.nbytes), run
+    yield Products(library, workspace.nbytes), run
 
 
 KINDS = [("float32", "float32"), ("float32", "tf32"), ("float32", "bf16"), ("float64", "float64")]

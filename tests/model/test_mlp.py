@@ -182,7 +182,7 @@ def test_a_call_within_a_call(model):
 def test_gradients_of_many_rows_leave_the_plan_of_a_training_alone(monkeypatch, rng):
     model = fm.MLP(SIZES, backend="cpu")
     monkeypatch.setattr(
-        model._backend, "plan", lambda network, dtype, rows: Plan(1 if rows < 50 else 2, ("rows", "rows"))
+        model._backend, "plan", lambda network, dtype, rows, precision: Plan(1 if rows < 50 else 2, ("rows", "rows"))
     )
     x, y = rng.normal(size=(60, 4)), rng.normal(size=(60, 3))
     model.loss_and_gradients(x, y, "mse")

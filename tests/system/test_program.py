@@ -2,6 +2,7 @@
 laid out in blocks that are apart and aligned."""
 
 import re
+from dataclasses import replace
 from itertools import pairwise, product
 
 import numpy as np
@@ -353,6 +354,7 @@ def test_rules_are_numbered_by_their_place():
     assert [names[number] for number in hidden] == ["gelu", "gelu", "identity"]
 
 
+LIBRARY_PLAN = (1, ("tiles",), "instructions", ("library",))
 BAD_PLANS = [
     ((1, "out"), "partitions must be a tuple of names, one for each layer, got 'out'"),
     ((1, None), "partitions must be a tuple"),
@@ -363,6 +365,16 @@ BAD_PLANS = [
     ((1, ("out",), "instructions"), "instructions are launched by tiles, got partitions out"),
     ((1, ("tiles",), "steps", ("library",)), "products by a library need launch='instructions', got launch='steps'"),
     ((1, ("tiles",), "graph"), "unknown launch 'graph'; expected one of steps, instructions"),
+    ((*LIBRARY_PLAN, "00"), "algorithms must be a tuple of pairs, a product in words and hexadecimal digits, got '00'"),
+    ((*LIBRARY_PLAN, {"a @ b": "00"}), "algorithms must be a tuple of pairs"),
+    ((*LIBRARY_PLAN, ("ab",)), "a product in words and hexadecimal digits, got 'ab'"),
+    ((*LIBRARY_PLAN, (("a @ b",),)), "algorithms must be a tuple of pairs"),
+    ((*LIBRARY_PLAN, (("a @ b", b"00"),)), "algorithms must be a tuple of pairs"),
+    ((*LIBRARY_PLAN, (("a @ b", "0"),)), "hexadecimal digits, two a byte, got '0' for a @ b"),
+    ((*LIBRARY_PLAN, (("a @ b", "0x"),)), "hexadecimal digits, two a byte, got '0x'"),
+    ((*LIBRARY_PLAN, (("a @ b", "00"), ("a @ b", "01"))), "one algorithm a product, got several for a @ b"),
+    ((1, ("tiles",), "instructions", ("own",), (("a @ b", "00"),)), "algorithms are those of products by a library"),
+    ((1, ("out",), "steps", (), (("a @ b", "00"),)), "algorithms are those of products by a library"),
     ((0, ("out",)), "workers must be a whole number of at least 1, got 0"),
     ((1.5, ("out",)), "workers must be a whole number of at least 1, got 1.5"),
 ]
@@ -377,3 +389,12 @@ def test_bad_plan(given, words):
 def test_plan_takes_any_sequence_and_whole_number():
     assert Plan(np.int64(2), ["out", "in"]) == Plan(2, ("out", "in"))
     assert hash(Plan(2, ["out", "in"])) == hash(Plan(2, ("out", "in")))
+    named = Plan(*LIBRARY_PLAN, [["a @ b", "00ff"]])
+    assert named == Plan(*LIBRARY_PLAN, (("a @ b", "00ff"),)) and hash(named) == hash(replace(named))
+
+
+def test_plan_names_algorithms():
+    """One line for each product, and what is not named has none."""
+    plan = Plan(*LIBRARY_PLAN, (("a @ b", "00ff"), ("b @ c", "01")))
+    assert (plan.algorithm("a @ b"), plan.algorithm("b @ c"), plan.algorithm("a @ c")) == (b"\x00\xff", b"\x01", None)
+    assert str(plan).splitlines()[1:] == ["  a @ b: 00ff", "  b @ c: 01"]
