@@ -338,7 +338,7 @@ def test_data_that_have_no_room(models, given, monkeypatch, weighted):
     of one, may take larger arrays)."""
     device = models[0]._backend
     captured, capture = [], device._driver.capture
-    monkeypatch.setattr(device._driver, "capture", lambda work: captured.append("a graph") or capture(work))
+    monkeypatch.setattr(device._driver, "capture", lambda *asked: captured.append("a graph") or capture(*asked))
     x, y = np.tile(given[0], (3, 1))[:17], np.tile(given[1], 3)[:17]
     row = x[:1].nbytes + 8 + 4 * weighted
     monkeypatch.setattr(staging, "BLOCK", 8 * row)
