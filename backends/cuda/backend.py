@@ -78,7 +78,7 @@ class CudaBackend(Backend):
     call_seconds = 0.05  # a device that also draws a screen stops kernels that run for long
     panel = 8 << 20
     predict_rows = 8192
-    precisions = ("float32", "tf32", "bf16")
+    precisions = ("tf32", "bf16")
     shapes = SHAPES
     launches = ("steps", "instructions")
 
@@ -141,7 +141,7 @@ class CudaBackend(Backend):
         precision: str,
     ) -> None:
         """A library's product is written where its epilogue then works, in y or in saved: nothing more is allocated."""
-        if not self._by_library(y.size * x.shape[1], precision):
+        if not self._by_library(y.size * x.shape[1], x.dtype, precision):
             super()._forward(x, weight, bias, y, saved, keep, rule, precision)
             return
         z = saved if keep else y
@@ -177,8 +177,11 @@ class CudaBackend(Backend):
                 self._product(dz, x[rows], dweight, precision, transpose_a=True, accumulate=start > 0)
             self.launch("bias_gradient", x.dtype, workers, dz, dbias, start > 0, LINE // x.itemsize)
 
-    def _by_library(self, multiplications: int, precision: str) -> bool:
-        return multiplications > 0 and (precision != "float32" or multiplications >= PRODUCTS_OF_A_LIBRARY)
+    def _by_library(self, multiplications: int, dtype: np.dtype, precision: str) -> bool:
+        """Whether cuBLASLt makes the product of dense_forward: from some size on, and at any size where factors are to
+        be rounded, which our own products never do."""
+        rounded = precision != dtype.name
+        return multiplications > 0 and (rounded or multiplications >= PRODUCTS_OF_A_LIBRARY)
 
     def _product(self, a: Array, b: Array, out: Array, precision: str, **options: bool) -> None:
         """out = op(a) op(b) of contiguous matrices."""
@@ -192,7 +195,7 @@ class CudaBackend(Backend):
             ldb=b.shape[1],
             ldout=out.shape[1],
             dtype=str(out.dtype),
-            precision="" if precision == "float32" else precision,
+            precision=precision,
             alignment=gcd(MOST_ALIGNED, *addresses),
             **options,
         )

@@ -322,10 +322,30 @@ def test_precision_of_a_model(device, given):
     products = [launch for launch in device._driver.launches if launch.entry == "product"]
     assert products and {launch.kind.precision for launch in products} == {"tf32"}
     assert all(array.dtype == np.float32 for array in model.state_dict().values())
-    with pytest.raises(ValueError, match="precision: 'bf16' is for float32 arrays, got float64"):
-        fm.MLP(SIZES, backend=device, precision="bf16", dtype="float64")
-    with pytest.raises(ValueError, match="precision: expected None or 'float32' or 'tf32' or 'bf16' on cuda"):
-        fm.MLP(SIZES, backend=device, precision="fp8")
+
+
+@pytest.mark.parametrize("plan", ["steps", "instructions"])
+def test_products_of_our_own_are_never_rounded(device, given, plan):
+    """Whatever the precision, they give the same bits."""
+    found = []
+    for precision in (None, "bf16"):
+        model = fm.MLP(SIZES, backend=device, plan=PLANS[plan], precision=precision)
+        model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+        found.append([*model.state_dict().values(), model(given[0])])
+    assert not [launch for launch in device._driver.launches if launch.entry == "product"]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_small_product_that_may_be_rounded_is_a_librarys(device):
+    """A single kernel does as it is asked at any size; float64 has a precision of its own."""
+    x, weight = (device.memory.to_device(np.ones(shape, np.float32)) for shape in ((2, 3), (4, 3)))
+    device.dense_forward(x, weight)
+    device.dense_forward(x, weight, precision="tf32")
+    assert [launch.entry for launch in device._driver.launches] == ["forward", "product"]
+    x, weight = (device.memory.to_device(np.ones(shape)) for shape in ((2, 3), (4, 3)))
+    device.dense_forward(x, weight, precision="float64")
+    assert device._driver.launches[-1].entry == "forward"
 
 
 def test_data_on_the_device(models, given):
