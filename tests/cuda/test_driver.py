@@ -11,6 +11,7 @@ import pytest
 
 import fusedmlp as fm
 from fusedmlp.backends.cuda import driver
+from fusedmlp.backends.install import for_cuda
 
 
 def library(initialized, devices):
@@ -28,8 +29,8 @@ def no_library(name):
 
 
 CAUSES = [
-    ({"cupy"}, no_library, "cupy is not installed; pip install 'fusedmlp"),
-    ({"numba_cuda"}, no_library, "numba-cuda is not installed; pip install 'fusedmlp"),
+    ({"cupy"}, no_library, f"cupy is not installed; {re.escape(for_cuda())}; "),
+    ({"numba_cuda"}, no_library, f"numba-cuda is not installed; {re.escape(for_cuda())}; "),
     (set(), no_library, "there is no NVIDIA driver"),
     (set(), lambda name: library(100, 0), r"cannot start \(CUDA error 100\); see what nvidia-smi says"),
     (set(), lambda name: library(0, 0), "shows no device; CUDA_VISIBLE_DEVICES"),

@@ -17,6 +17,7 @@ from fusedmlp.backends.cuda import cublaslt
 from fusedmlp.backends.cuda.cublaslt import PARAMETERS, CublasLt, MatmulAlgo, MatmulHeuristicResult
 from fusedmlp.backends.cuda.driver import absence
 from fusedmlp.backends.cuda.products import Product, Products
+from fusedmlp.backends.install import for_cuda
 from tolerance import assert_close, summation
 
 # (m, n, k): ones, primes, and each extent the largest once.
@@ -403,7 +404,7 @@ def test_where_the_library_comes_from(monkeypatch):
     assert isinstance(cublaslt.library(), CublasLt) and tried == list(cublaslt.FILES[:2])
     monkeypatch.setitem(sys.modules, "cuda.pathfinder", None)
     files.clear()
-    with pytest.raises(OSError, match=r"cuBLASLt was not found, .*; pip install 'fusedmlp\[cuda13\]'"):
+    with pytest.raises(OSError, match=rf"cuBLASLt was not found, .*; {re.escape(for_cuda())}"):
         cublaslt.library()
 
 
