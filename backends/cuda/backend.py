@@ -24,7 +24,7 @@ from fusedmlp.backends.cuda.kinds import Kind, Shape, rules_among, rules_of
 from fusedmlp.backends.cuda.launches import Launches
 from fusedmlp.backends.cuda.products import MOST_ALIGNED, Product
 from fusedmlp.backends.cuda.staging import Staged
-from fusedmlp.backends.cuda.words import REQUEST, SYNC_LENGTH, UNFINISHED
+from fusedmlp.backends.cuda.words import REQUEST, ROOM, SYNC_LENGTH, UNFINISHED
 from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels.activations import Activation
@@ -254,21 +254,26 @@ class CudaBackend(Backend):
         return Kind(call.dtype, self.shapes[call.dtype][0], rules_of(call.program), home=True)
 
     def _start(self, call: Call) -> Array:
-        sync = self._sync()
         if call.plan.launch == "steps":
             made = self._interpreter(call)
             room = self._driver.home_bytes("run", made) if call.program.table[:, HOME].any() else 0
             most = self._driver.most_blocks("run", made, room)
             if call.plan.workers > most:
                 raise ValueError(f"plan: expected at most the {most} workers that may meet, got {call.plan.workers}")
-            sync = self.memory.renewed(sync, np.array([0, 0, room // call.dtype.itemsize], _INT64))
+            sync = self._sync(room // call.dtype.itemsize)
             self._driver.launch("run", made, call.plan.workers, (sync, *call.arguments()), room)
         else:
+            sync = self._sync()
             clock = self.memory.renewed(self._scratch("clock", _INT64, 2), np.array([call.first, 0], _INT64))
             self._launches.run(call, sync, clock)
         return sync
 
-    def _sync(self) -> Array:
+    def _sync(self, room: int = 0) -> Array:
+        """A kernel's context: no stop is asked for, and so many elements of a block's shared memory are for weights."""
         sync = self._scratch("sync", _INT64, SYNC_LENGTH)
+        if room:
+            words = np.zeros(SYNC_LENGTH, _INT64)
+            words[ROOM] = room
+            return self.memory.renewed(sync, words)
         self.memory.clear(sync)
         return sync

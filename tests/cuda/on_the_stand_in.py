@@ -13,8 +13,9 @@ import fusedmlp as fm
 from fusedmlp.backends import Plan
 from fusedmlp.backends.cuda import backend as cuda_backend
 from fusedmlp.backends.cuda import launches, staging
+from fusedmlp.backends.cuda.words import SYNC_LENGTH
 from fusedmlp.backends.errors import OutOfMemory
-from stand_in import OnDevice, get_simulator
+from stand_in import OnDevice, StandIn, get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
 TILES = ("tiles", "tiles")
@@ -378,6 +379,27 @@ def test_bad_data_on_the_device(device, given, change, error, words):
         model.fit(**{"x": x, "y": y} | change(x, y), loss="cross_entropy", epochs=1)
     same(before, model.state_dict())
     assert not device._driver.launches
+
+
+def test_the_words_of_a_stop_are_written_once(models, given, monkeypatch):
+    """Before each call, whichever way it goes, and with the room for weights among them where there is any."""
+    model, memory = models[0], models[0]._backend.memory
+    clear, renewed, starts, written = memory.clear, memory.renewed, [], []
+
+    def seen(array):
+        if array is not None and (array.shape, array.dtype) == ((SYNC_LENGTH,), np.int64):
+            written.append(array.copy())
+        return array
+
+    monkeypatch.setattr(memory, "clear", lambda array: (clear(array), seen(array)))
+    monkeypatch.setattr(memory, "renewed", lambda old, array: seen(renewed(old, array)))
+    start = model._backend._start
+    monkeypatch.setattr(model._backend, "_start", lambda call: starts.append(call) or start(call))
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    assert len(written) == len(starts) > 0
+    room = StandIn.HOME // 4 if starts[0].plan.launch == "steps" else 0
+    for words in written:
+        assert words.tolist() == [0, 0, room]
 
 
 def test_more_workers_than_may_meet(device, given):
