@@ -207,6 +207,9 @@ class StandIn:
         workspace = self.memory.aligned(4096, np.dtype(np.uint8))
         self._products = Products(FakeCublasLt(), self.memory.address(workspace), len(workspace))
 
+    def facts(self):
+        return {"architecture": "Numba's CUDA simulator", "products": "cuBLASLt on NumPy"}
+
     @cache  # noqa: B019  one driver a process
     def kernel(self, entry, kind):
         arrays = {}

@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 
 import fusedmlp as fm
+from fusedmlp import backends
 from fusedmlp.backends import Plan
 from fusedmlp.backends.cuda import backend as cuda_backend
+from fusedmlp.backends.cuda import driver as cuda_driver
 from fusedmlp.backends.cuda import launches, staging
 from fusedmlp.backends.cuda.words import SYNC_LENGTH
 from fusedmlp.backends.errors import OutOfMemory
+from fusedmlp.model import info
 from stand_in import OnDevice, StandIn, get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
@@ -400,6 +403,17 @@ def test_the_words_of_a_stop_are_written_once(models, given, monkeypatch):
     room = StandIn.HOME // 4 if starts[0].plan.launch == "steps" else 0
     for words in written:
         assert words.tolist() == [0, 0, room]
+
+
+def test_info(device, monkeypatch):
+    """Where there is a device, auto is cuda, and the report has what the driver knows of it."""
+    monkeypatch.delenv("FUSEDMLP_BACKEND", raising=False)
+    monkeypatch.setattr(cuda_driver, "absence", lambda: None)
+    monkeypatch.setitem(backends._made, "cuda", device)
+    said = info.report()
+    assert "\n  auto    cuda (a device can be used)\n" in said
+    assert "\n  cuda    cuda: compiled by Numba CUDA for the simulator, 2 multiprocessors\n" in said
+    assert "\n          products: cuBLASLt on NumPy" in said
 
 
 def test_more_workers_than_may_meet(device, given):

@@ -1,6 +1,8 @@
-"""Why there is no device: each cause has its own words, and nothing heavy is imported to find it."""
+"""The door to the device, as far as it is seen without one. Why there is none: each cause has its own words, and
+nothing heavy is imported to find it. And what stands in for the door has its methods."""
 
 import ctypes
+import inspect
 import os
 import re
 import subprocess
@@ -71,3 +73,35 @@ def test_packages_without_a_device(tmp_path):
     said = output("-m", "fusedmlp", "info")
     assert re.search(r"cuda +not available: (there is no NVIDIA driver|the NVIDIA driver).*; backend='cpu'", said), said
     assert re.search(r"numba-cuda +\d", said), said
+
+
+# By class of the door: what stands in for it, and what that has besides, for tests to ask.
+STAND_INS = {
+    driver.DeviceMemory: ("StandInMemory", {"check_idle", "moved"}),
+    driver.Copier: ("StandInCopier", {"idle"}),
+    driver.Driver: ("StandIn", set()),
+}
+
+
+def methods(kind):
+    """The public methods and properties of a class, those that it inherits among them, by name: a method's parameters
+    without annotations, and nothing of a property."""
+    found = {}
+    for name, member in inspect.getmembers_static(kind):
+        if not name.startswith("_") and (callable(member) or isinstance(member, property)):
+            parameters = [] if isinstance(member, property) else inspect.signature(member).parameters.values()
+            found[name] = [(parameter.name, parameter.kind, parameter.default) for parameter in parameters]
+    return found
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_what_stands_in_has_the_same_methods(kind):
+    """A method that one of the two lacks, or takes otherwise, would show on a device alone."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda has no wheels for macOS")
+    import stand_in
+
+    name, besides = STAND_INS[kind]
+    expected, found = methods(kind), methods(getattr(stand_in, name))
+    assert len(expected) > 3
+    assert {method: taken for method, taken in found.items() if method not in besides} == expected
+    assert besides <= set(found)
