@@ -102,6 +102,6 @@ def test_what_stands_in_has_the_same_methods(kind):
 
     name, besides = STAND_INS[kind]
     expected, found = methods(kind), methods(getattr(stand_in, name))
-    assert len(expected) > 3
+    assert expected
     assert {method: taken for method, taken in found.items() if method not in besides} == expected
     assert besides <= set(found)
