@@ -1,7 +1,8 @@
 """Where and how the kernels run: the selector, and one sub-package for each backend.
 
 Single kernels run where their arrays lie. A model runs on the backend that it names, else on the one that the
-environment variable FUSEDMLP_BACKEND names, else on cpu: cuda has not yet run on a device, and must be asked for.
+environment variable FUSEDMLP_BACKEND names, else on cuda where a device can be used, else on cpu. cuda has not yet run
+on a device.
 """
 
 if __name__ != "fusedmlp.backends":  # run inside the checkout, which would load every module a second time

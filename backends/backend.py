@@ -47,7 +47,7 @@ class Backend:
     predict_rows  rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
     launches      the ways of a plan (backends/plan.py) in which it can run a call
     most_workers  that a plan may ask for; None: any number
-    precisions    of products, the first one being the arrays' own
+    precisions    of products of float32 arrays, beside their own
     """
 
     name = ""
@@ -56,7 +56,7 @@ class Backend:
     panel = 1 << 20
     predict_rows = 256
     launches: tuple[str, ...] = ("steps",)
-    precisions: tuple[str, ...] = ("float32",)
+    precisions: tuple[str, ...] = ()
     most_workers: int | None = None
     threads = 1  # the most workers of a call
 
@@ -140,7 +140,9 @@ class Backend:
         activation   a name, or a record of fusedmlp.activations
         out          (B, O), written and returned: contiguous, of x's dtype, apart from every input
         return_saved returns (y, saved); `saved` is what dense_backward needs: y itself, or z = x weightᵀ + bias
-        precision    None or "float32" on the CPU
+        precision    of the product: None or the arrays' dtype, "float32" or "float64"; for float32 on cuda also "tf32"
+                     or "bf16": then cuBLASLt makes the product, whatever its size, and may round both factors to 10 or
+                     7 bits of mantissa. Its sums, bias and activation stay float32
 
         All arrays are float32, or all float64. Allocates y, and z where it is saved; nothing else. Raises TypeError
         for a wrong type, dtype or device and ValueError for a wrong shape or value, before anything is written.
@@ -187,6 +189,7 @@ class Backend:
         x      (B, I), weight (O, I): what dense_forward was given
         saved  (B, O): what dense_forward(..., return_saved=True) gave
         need_dx=False skips dx and returns None in its place
+        precision  as dense_forward's, of the products that make dx and dweight; dz and dbias are never rounded
 
         dz = dy f'(z), dx = dz weight, dweight = dzᵀ x, dbias = the column sums of dz. dz is never held at full size.
         Raises as dense_forward does.
@@ -220,8 +223,8 @@ class Backend:
         self, x: Array, weight: Array, bias: Array | None, activation: str | Activation, *, precision: str | None = None
     ) -> tuple[Array, Backprop]:
         """(y, backprop): y as dense_forward gives it, and backprop(dy) -> (dx, dweight, dbias), dbias None without a
-        bias. Arguments, shapes, dtypes and errors are those of dense_forward, and of dense_backward for dy. backprop
-        reads x and weight as they are when it is called."""
+        bias. Arguments, shapes, dtypes and errors are those of dense_forward, and of dense_backward for dy; precision
+        is that of both. backprop reads x and weight as they are when it is called."""
         y, saved = self.dense_forward(x, weight, bias, activation, return_saved=True, precision=precision)
 
         def backprop(dy: Array) -> tuple[Array, Array, Array | None]:
@@ -345,19 +348,17 @@ class Backend:
         return self.activate(z, activations.log_softmax)
 
     def precision(self, asked: str | None, dtype: np.dtype) -> str:
-        """The precision of products of arrays of a dtype: as asked for, None being their own. ValueError where there
-        is no such precision."""
-        own = self.precisions[0]
-        if asked is None or asked == own:
-            return own
-        if asked not in self.precisions:
-            raise ValueError(
-                f"precision: expected None or {' or '.join(map(repr, self.precisions))} on {self.name}, got {asked!r}"
-                + ("" if len(self.precisions) > 1 else " ('tf32' and 'bf16' need backend cuda)")
-            )
-        if dtype != np.float32:
-            raise ValueError(f"precision: {asked!r} is for float32 arrays, got {dtype}; pass precision=None")
-        return asked
+        """The precision of products of arrays of a dtype, by name: as asked for, None being the dtype itself. TypeError
+        for what is no name, ValueError for a precision that there is not here for this dtype."""
+        there_are = (dtype.name, *(self.precisions if dtype == np.float32 else ()))
+        if asked is None:
+            return dtype.name
+        if isinstance(asked, str) and asked in there_are:
+            return asked
+        expected = f"None or {' or '.join(map(repr, there_are))} for {dtype} arrays on {self.name}"
+        advice = "; 'tf32' and 'bf16' are for float32 arrays on cuda" if str(asked) in ("tf32", "bf16") else ""
+        error = ValueError if isinstance(asked, str) else TypeError
+        raise error(f"precision: expected {expected}, got {asked!r}{advice}")
 
     # Losses: (prediction, target) -> (loss, gradient with respect to the prediction), in one pass.
 
@@ -548,7 +549,8 @@ class Backend:
         plan: Plan | None = None,
         precision: str | None = None,
     ) -> Any:
-        """What holds and trains one network's parameters on this backend. ValueError for a plan or a precision that it
+        """What holds and trains one network's parameters on this backend. `precision` is that of the products which
+        the plan leaves to a library; all else is computed in the dtype. ValueError for a plan or a precision that it
         does not have."""
         from fusedmlp.backends.executor import Executor
 
@@ -562,7 +564,7 @@ class Backend:
         """How programs for a plan are laid out in the backend's memory."""
         return program.Geometry(LINE // dtype.itemsize, plan.workers, self.multiple_bytes // dtype.itemsize)
 
-    def plan(self, network: program.Network, dtype: np.dtype, batch: int, precision: str = "float32") -> Plan:
+    def plan(self, network: program.Network, dtype: np.dtype, batch: int, precision: str = "") -> Plan:
         """How training steps of `batch` rows are shared out among workers. `precision` is that of products which a
         library makes, as in a Call (backends/call.py)."""
         return serial_plan(network)

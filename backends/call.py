@@ -17,7 +17,7 @@ class Call:
     program    whose `table` lies in the processor's memory; here `table` is the backend's
     first      the number of the first step, and `steps` how many there are
     guarded    whether a loss that is not finite stops the call
-    precision  of products that are left to a library: "float32", "tf32" or "bf16"
+    precision  of products that are left to a library: "" or the dtype's name, or for float32 "tf32" or "bf16"
     repeated   whether more such calls follow, over the same arrays
     """
 
@@ -37,7 +37,7 @@ class Call:
     first: int
     steps: int
     guarded: bool = False
-    precision: str = "float32"
+    precision: str = ""
     repeated: bool = False
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusedmlp.backends import SGD, chosen
+from fusedmlp.backends.install import command
 from fusedmlp.model.minibatches import batches
 from fusedmlp.model.mlp import MLP
 
@@ -32,7 +33,7 @@ def load_digits() -> Digits:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError as error:
-        raise ImportError(f"the digits come with scikit-learn: pip install fusedmlp[sklearn] ({error})") from error
+        raise ImportError(f"the digits come with scikit-learn: {command('sklearn')} ({error})") from error
     x, y = load_digits(return_X_y=True)
     x, held_x, y, held_y = train_test_split(x / 16, y, test_size=0.2, stratify=y, random_state=0)
     return Digits(x, y, (held_x, held_y))

@@ -3,18 +3,24 @@
 import platform
 from importlib import metadata
 
-from fusedmlp.backends import NAMES, get_backend, unavailable
+from fusedmlp.backends import NAMES, BackendUnavailable, chosen, get_backend, unavailable
 
 PACKAGES = ("fusedmlp", "numpy", "numba", "llvmlite", "scipy", "threadpoolctl")
-OPTIONAL = ("scikit-learn", "torch", "jax", "numba-cuda", "cupy-cuda12x", "cupy-cuda13x")
+OPTIONAL = (
+    *("scikit-learn", "torch", "jax"),
+    *("cupy-cuda12x", "cupy-cuda13x", "numba-cuda", "cuda-bindings", "cuda-core", "nvmath-python"),
+    *("nvidia-cublas", "nvidia-cublas-cu12"),  # CUDA 13's and CUDA 12's
+)
+WIDTH = max(map(len, PACKAGES + OPTIONAL))
 
 
 def report() -> str:
-    """Versions; then each backend, or why it is missing and what would help; and what each says of itself."""
+    """Versions; then which backend "auto" is, and why; then each backend, or why it is missing and what would help; and
+    what each says of itself."""
     lines = [f"Python {platform.python_version()} on {platform.platform()}", "", "versions"]
-    lines += [f"  {name:14} {version(name) or 'not installed'}" for name in PACKAGES]
-    lines += [f"  {name:14} {found}" for name in OPTIONAL if (found := version(name))]
-    lines += ["", "backends"]
+    lines += [f"  {name:{WIDTH}} {version(name) or 'not installed'}" for name in PACKAGES]
+    lines += [f"  {name:{WIDTH}} {found}" for name in OPTIONAL if (found := version(name))]
+    lines += ["", "backends", f"  auto    {automatic()}"]
     for name in NAMES:
         cause = unavailable(name)
         if cause is not None:
@@ -24,6 +30,15 @@ def report() -> str:
         lines.append(f"  {name:7} {backend.describe()}")
         lines += [f"          {fact}: {value}" for fact, value in backend.facts().items()]
     return "\n".join(lines)
+
+
+def automatic() -> str:
+    """The backend that "auto" is here, and why it is that one; or why there is none."""
+    try:
+        name, reason = chosen()
+    except (BackendUnavailable, ValueError) as error:
+        return f"none: {error}"
+    return f"{name} ({reason})"
 
 
 def version(package: str) -> str | None:

@@ -34,7 +34,9 @@ class MLP:
     init        "torch", "he", "xavier" or "zeros" (kernels/initializers.py); or arrays: a mapping with the keys of
                 state_dict(), or a list in its order
     dtype       "float32" or "float64": of parameters, data and arithmetic
-    precision   of the products: None or "float32"; on cuda also "tf32" or "bf16", the parameters staying float32
+    precision   of the products: None or the dtype; for float32 on cuda also "tf32" or "bf16", which let cuBLASLt round
+                the factors of those products that a plan leaves to it. All else stays true float32: parameters, sums,
+                and products that the kernels of this library make, be it all of them (docs/numerics.md)
     seed        0 to 2**64 - 1; it alone fixes the initial weights and every batch order
     backend     "auto": FUSEDMLP_BACKEND, else cuda where a device can be used, else cpu; a name; or a backend
     plan        a fusedmlp.backends.Plan: how training is shared out among workers; None: chosen by the backend

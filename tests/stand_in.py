@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 from pathlib import Path
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,10 +25,11 @@ from fusedmlp.backends import entries
 from fusedmlp.backends.arrays import Memory
 from fusedmlp.backends.binder import Binder
 from fusedmlp.backends.cuda import driver
+from fusedmlp.backends.cuda import words as words_module
 from fusedmlp.backends.cuda.backend import CudaBackend
 from fusedmlp.backends.cuda.kinds import Shape
 from fusedmlp.backends.cuda.products import Products
-from fusedmlp.backends.cuda.words import Device, simulated, thread_x, thread_y, words_for
+from fusedmlp.backends.cuda.words import Device, thread_x, thread_y, words_for
 from fusedmlp.backends.errors import OutOfMemory
 from fusedmlp.backends.python.words import WORDS as PLAIN
 
@@ -42,6 +43,18 @@ ALONE = (
     *("const", "exp", "expm1", "log", "log1p", "tanh", "erf", "sqrt", "finite", "double"),
     *("matrix", "vector", "block", "row"),
 )
+
+
+def simulated(begin, body, arguments):
+    """A kernel. The arguments come as one tuple: by themselves arrays would be copied, and written back one over the
+    other where two are the same."""
+    begin(arguments[0])
+    body(*arguments)
+
+
+# The simulator gives `cuda` its meaning in the globals of the kernel that it launches: those of the words, which speak
+# of `cuda`.
+KERNEL = FunctionType(simulated.__code__, vars(words_module), "simulated")
 
 
 def strided(a, at, rows, columns, length):
@@ -214,6 +227,9 @@ class StandIn:
         self._workspace = self.memory.aligned(4096, np.dtype(np.uint8))
         self._products = Products(library or FakeCublasLt(), len(self._workspace))
 
+    def facts(self):
+        return {"architecture": "Numba's CUDA simulator", "products": "cuBLASLt on NumPy"}
+
     @cache  # noqa: B019  one driver a process
     def kernel(self, entry, kind):
         arrays = {}
@@ -264,7 +280,7 @@ class StandIn:
             self._products(planned, a, b, out, 0, bias, self.memory.address(self._workspace))
             return
         begin, body = self.kernel(launch.entry, launch.kind)
-        cuda.jit(simulated)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
+        cuda.jit(KERNEL)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
 
     @contextmanager
     def _capturing(self):

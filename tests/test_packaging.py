@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,40 @@ def test_commands(wheel_python, tmp_path):
     as_script = python(wheel_python.with_name("fusedmlp"), "--help", cwd=tmp_path, executable=wheel_python)
     assert as_module == as_script
     assert as_script.startswith("usage: fusedmlp")
+
+
+ADVICE = (
+    "from fusedmlp.backends import install; print(*map(install.command, {extras!r}), install.for_cuda(), sep='\\n')"
+)
+EXTRAS = PYPROJECT["project"]["optional-dependencies"]
+
+
+def advice(executable, cwd, *extras):
+    return python("-P", "-c", ADVICE.format(extras=extras), cwd=cwd, executable=executable).splitlines()
+
+
+def test_advice_for_a_wheel(wheel_python, tmp_path):
+    """What an error says to type is what pip takes for the installed library, and adds the extra's packages to it: here
+    they are there, and no index is asked."""
+    line, for_cuda = advice(wheel_python, tmp_path, "sklearn")
+    assert line == "pip install 'fusedmlp[sklearn]'"
+    assert for_cuda.startswith("pip install 'fusedmlp[cuda13]', ") and {"cuda12", "cuda13"} <= set(EXTRAS)
+    pip, *rest = shlex.split(line)
+    options = ["--python", wheel_python, *rest, "--no-index", "--dry-run"]
+    done = python("-m", pip, *options, cwd=tmp_path)
+    assert "scikit-learn" in done and "Would install" not in done
+
+
+def test_advice_for_a_clone(editable_python, tmp_path, checkout):
+    """The folder is named, so it is the same wherever it is typed; pip finds the library there, and its extra."""
+    line, for_cuda = advice(editable_python, tmp_path, "sklearn")
+    assert line == f"pip install -e '{checkout}[sklearn]'" and for_cuda.startswith(
+        f"pip install -e '{checkout}[cuda13]', "
+    )
+    pip, *rest = shlex.split(line)
+    options = ["--python", editable_python, *rest, "--no-index", "--no-build-isolation", "--dry-run"]
+    done = python("-m", pip, *options, cwd=tmp_path)
+    assert "scikit-learn" in done and f"Would install fusedmlp-{fusedmlp.__version__}" in done
 
 
 # `pytest benchmarks/` imports benchmarks by that name, so it alone may be imported bare.

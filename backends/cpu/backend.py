@@ -110,7 +110,7 @@ class CpuBackend(Backend):
         serial = flops / rates.flops
         return self.threads if serial / rates.scaling + rates.handover < WORTHWHILE * serial else 1
 
-    def plan(self, network: Network, dtype: np.dtype, batch: int, precision: str = "float32") -> Plan:
+    def plan(self, network: Network, dtype: np.dtype, batch: int, precision: str = "") -> Plan:
         return choose_plan(network, batch, self.threads, self.rates() if self.threads > 1 else None)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:

@@ -25,7 +25,7 @@ from fusedmlp.backends.cuda.kinds import Kind, Shape, rules_among, rules_of
 from fusedmlp.backends.cuda.launches import Launches, bare_products
 from fusedmlp.backends.cuda.products import MOST_ALIGNED, Product
 from fusedmlp.backends.cuda.staging import Staged
-from fusedmlp.backends.cuda.words import REQUEST, SYNC_LENGTH, UNFINISHED
+from fusedmlp.backends.cuda.words import REQUEST, ROOM, SYNC_LENGTH, UNFINISHED
 from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels import losses, optimizers
@@ -80,7 +80,7 @@ class CudaBackend(Backend):
     call_seconds = 0.05  # a device that also draws a screen stops kernels that run for long
     panel = 8 << 20
     predict_rows = 8192
-    precisions = ("float32", "tf32", "bf16")
+    precisions = ("tf32", "bf16")
     shapes = SHAPES
     launches = ("steps", "instructions")
 
@@ -102,7 +102,7 @@ class CudaBackend(Backend):
         tiles = flops / (2.0 * self.shapes[np.dtype(np.float32)][0].edge ** 3)
         return max(1, min(self._driver.multiprocessors, int(tiles)))
 
-    def plan(self, network: Network, dtype: np.dtype, batch: int, precision: str = "float32") -> Plan:
+    def plan(self, network: Network, dtype: np.dtype, batch: int, precision: str = "") -> Plan:
         """One launch for all steps where parameters and the state of Adam fit the shared memory of the blocks among
         which the widest layer is shared out, and these have little to do and to exchange; else instruction by
         instruction, with the algorithms that cuBLASLt names first."""
@@ -164,7 +164,7 @@ class CudaBackend(Backend):
         precision: str,
     ) -> None:
         """A library's product is written where its epilogue then works, in y or in saved: nothing more is allocated."""
-        if not self._by_library(y.size * x.shape[1], precision):
+        if not self._by_library(y.size * x.shape[1], x.dtype, precision):
             super()._forward(x, weight, bias, y, saved, keep, rule, precision)
             return
         z = saved if keep else y
@@ -200,8 +200,11 @@ class CudaBackend(Backend):
                 self._product(dz, x[rows], dweight, precision, transpose_a=True, accumulate=start > 0)
             self.launch("bias_gradient", x.dtype, workers, dz, dbias, start > 0, LINE // x.itemsize)
 
-    def _by_library(self, multiplications: int, precision: str) -> bool:
-        return multiplications > 0 and (precision != "float32" or multiplications >= PRODUCTS_OF_A_LIBRARY)
+    def _by_library(self, multiplications: int, dtype: np.dtype, precision: str) -> bool:
+        """Whether cuBLASLt makes the product of dense_forward: from some size on, and at any size where factors are to
+        be rounded, which our own products never do."""
+        rounded = precision != dtype.name
+        return multiplications > 0 and (rounded or multiplications >= PRODUCTS_OF_A_LIBRARY)
 
     def _product(self, a: Array, b: Array, out: Array, precision: str, **options: Any) -> None:
         """out = op(a) op(b) of contiguous matrices."""
@@ -261,21 +264,26 @@ class CudaBackend(Backend):
         return Kind(call.dtype, self.shapes[call.dtype][0], rules_of(call.program), home=True)
 
     def _start(self, call: Call) -> Array:
-        sync = self._sync()
         if call.plan.launch == "steps":
             made = self._interpreter(call)
             room = self._driver.home_bytes("run", made) if call.program.table[:, HOME].any() else 0
             most = self._driver.most_blocks("run", made, room)
             if call.plan.workers > most:
                 raise ValueError(f"plan: expected at most the {most} workers that may meet, got {call.plan.workers}")
-            sync = self.memory.renewed(sync, np.array([0, 0, room // call.dtype.itemsize], _INT64))
+            sync = self._sync(room // call.dtype.itemsize)
             self._driver.launch("run", made, call.plan.workers, (sync, *call.arguments()), room)
         else:
+            sync = self._sync()
             clock = self.memory.renewed(self._scratch("clock", _INT64, 2), np.array([call.first, 0], _INT64))
             self._launches.run(call, sync, clock)
         return sync
 
-    def _sync(self) -> Array:
+    def _sync(self, room: int = 0) -> Array:
+        """A kernel's context: no stop is asked for, and so many elements of a block's shared memory are for weights."""
         sync = self._scratch("sync", _INT64, SYNC_LENGTH)
+        if room:
+            words = np.zeros(SYNC_LENGTH, _INT64)
+            words[ROOM] = room
+            return self.memory.renewed(sync, words)
         self.memory.clear(sync)
         return sync

@@ -11,7 +11,7 @@ from contextlib import suppress
 from enum import IntEnum
 from typing import Any
 
-INSTALL = "pip install 'fusedmlp[cuda13]', or fusedmlp[cuda12] with a driver for CUDA 12"
+from fusedmlp.backends.install import for_cuda
 
 FILES = (
     ("cublasLt64_13.dll", "cublasLt64_12.dll")
@@ -159,4 +159,4 @@ def _shared_library() -> ctypes.CDLL:
     for file in FILES:
         with suppress(OSError):
             return ctypes.CDLL(file)
-    raise OSError(f"cuBLASLt was not found, neither by cuda-pathfinder nor as {', '.join(FILES)}; {INSTALL}")
+    raise OSError(f"cuBLASLt was not found, neither by cuda-pathfinder nor as {', '.join(FILES)}; {for_cuda()}")

@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.arrays import Array, Memory
-from fusedmlp.backends.cuda.cublaslt import INSTALL, library
+from fusedmlp.backends.cuda.cublaslt import library
 from fusedmlp.backends.cuda.kinds import Kind
 from fusedmlp.backends.cuda.products import Product, Products
 from fusedmlp.backends.cuda.workspaces import Workspaces
 from fusedmlp.backends.errors import OutOfMemory
+from fusedmlp.backends.install import for_cuda
 
 
 @cache
@@ -31,7 +32,7 @@ def absence() -> str | None:
     imported before the driver has named a device."""
     for package in ("cupy", "numba_cuda"):
         if find_spec(package) is None:
-            return f"{package.replace('_', '-')} is not installed; {INSTALL}"
+            return f"{package.replace('_', '-')} is not installed; {for_cuda()}"
     try:
         libcuda = ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
     except OSError:

@@ -105,16 +105,15 @@ class Product:
         leading: tuple[int, int, int] | None = None,
         *,
         dtype: np.dtype,
-        precision: str,
+        precision: str = "",
         transpose_a: bool = False,
         transpose_b: bool = False,
         **rest: Any,
     ) -> "Product":
         """The product of matrices of these shapes, as they lie in memory.
 
-        leading    dimensions of a, b and out: None where they are contiguous
-        precision  as a model has it: "float32" stands for the dtype's own
-        rest       fields by their names
+        leading  dimensions of a, b and out: None where they are contiguous
+        rest     fields by their names
         """
         (m, k), (inner, n) = a[::-1] if transpose_a else a, b[::-1] if transpose_b else b
         if k != inner:
@@ -130,7 +129,7 @@ class Product:
             transpose_a=transpose_a,
             transpose_b=transpose_b,
             dtype=dtype.name,
-            precision="" if precision == "float32" else precision,
+            precision=precision,
             **rest,
         )
 

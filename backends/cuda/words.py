@@ -2,7 +2,7 @@
 two dimensions. Every thread knows who it is; the context is an array of the words by which blocks stop.
 
 The words are made for one dtype and one size of tile at a time, since shared memory is declared with its type and
-its length. `device` compiles a word for the device; the simulator runs them as they stand.
+its length. A `Device` says how they are compiled, or that they run as they stand.
 """
 
 import math
@@ -227,11 +227,3 @@ MATHEMATICS = {
     "finite": math.isfinite,
     "double": np.float64,
 }
-
-
-def simulated(begin, body, arguments):
-    """A simulated kernel. The simulator gives `cuda` its meaning in the globals of the kernel's own module, which are
-    those of the words. The arguments come as one tuple: by themselves arrays would be copied, and written back one
-    over the other where two are the same."""
-    begin(arguments[0])
-    body(*arguments)

@@ -18,6 +18,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
+    if runner.refused():
+        return 1
     results = runner.run_sections(SECTIONS, options.sections, options.seconds)
     rows = runner.rows_in(results)
     path = runner.keep(results, "explore", options.out)

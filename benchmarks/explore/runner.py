@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fusedmlp.backends.cpu.threads import core_cpus
+from fusedmlp.backends.cuda import driver
 from fusedmlp.benchmarks import device
 from fusedmlp.benchmarks.explore.notebook import Notebook, Row, row_of
 from fusedmlp.benchmarks.explore.sections import Section
@@ -38,6 +39,14 @@ def parser(prog: str, description: str, sections: dict[str, Section], seconds: f
     add("--seconds", type=float, default=seconds, help="for all of them together (%(default)s)")
     add("--out", type=Path, metavar="FOLDER", help="where the results go (benchmarks/results/)")
     return made
+
+
+def refused() -> bool:
+    """Whether there is no device to run anything on; then the error stream says why, and what would help."""
+    cause = driver.absence()
+    if cause is not None:
+        print(f"nothing was run, and nothing written: {cause}", file=sys.stderr)
+    return cause is not None
 
 
 def run_sections(sections: dict[str, Section], names: Iterable[str], seconds: float) -> dict[str, Any]:

@@ -4,7 +4,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from fusedmlp.backends.cuda import driver
 from fusedmlp.benchmarks import plots
 from fusedmlp.benchmarks.explore import runner
 from fusedmlp.benchmarks.explore.notebook import table
@@ -30,8 +29,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
-    if cause := driver.absence():
-        print(f"nothing was run, and nothing written: {cause}", file=sys.stderr)
+    if runner.refused():
         return 1
     results = runner.run_sections(SECTIONS, options.sections, options.seconds)
     rows = runner.rows_in(results)

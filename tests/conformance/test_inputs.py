@@ -1,4 +1,6 @@
-"""What a kernel takes: any layout, read-only arrays, nothing at all, one row; and what `out=` means."""
+"""What a kernel takes: any layout, read-only arrays, nothing at all, one row; and what `out=` and `precision=` mean."""
+
+import re
 
 import numpy as np
 import pytest
@@ -150,9 +152,30 @@ def test_out_may_neighbour_an_input(backend, dtype, rng):
     np.testing.assert_array_equal(x, before)
 
 
-def test_precision_float32_is_the_plain_product(backend, rng):
-    arguments = oracle.arguments("dense_forward", rng, np.dtype("float32"))
-    assert_same(backend.dense_forward(**arguments, precision="float32"), backend.dense_forward(**arguments))
+def test_precision_of_the_dtype_is_the_plain_product(backend, dtype, rng):
+    arguments = oracle.arguments("dense_forward", rng, dtype)
+    assert_same(backend.dense_forward(**arguments, precision=dtype.name), backend.dense_forward(**arguments))
+
+
+@pytest.mark.parametrize("of", ["float32", "float64"])
+def test_precision_that_there_is_not(backend, of, rng):
+    """The error has the argument, what there is on this backend for this dtype, and what came. A model says the same
+    as single kernels."""
+    other = "float64" if of == "float32" else "float32"
+    there_are = [of, "tf32", "bf16"] if (of, backend.device) == ("float32", "cuda") else [of]
+    expected = " or ".join(["None", *map(repr, there_are)])
+    forward, backward = (oracle.arguments(f"dense_{way}", rng, np.dtype(of)) for way in ("forward", "backward"))
+    for asked in {"fp16", other, "", "tf32", "bf16", 16, np.float32}.difference(there_are):
+        words = re.escape(f"precision: expected {expected} for {of} arrays on {backend.name}, got {asked!r}")
+        with pytest.raises(ValueError if isinstance(asked, str) else TypeError, match=words) as caught:
+            backend.dense_forward(**forward, precision=asked)
+        assert ("are for float32 arrays on cuda" in str(caught.value)) == (asked in ("tf32", "bf16"))
+        with pytest.raises(caught.type, match=words):
+            backend.dense(**forward, precision=asked)
+        with pytest.raises(caught.type, match=words):
+            backend.dense_backward(**backward, precision=asked)
+        with pytest.raises(caught.type, match=words):
+            fm.MLP([3, 2], dtype=of, backend=getattr(backend, "bare", backend), precision=asked)
 
 
 @pytest.mark.device("a processor has products of its arrays' own precision alone")
@@ -168,5 +191,3 @@ def test_precision_of_a_device(backend, precision, bits, rng):
         right = a.astype(np.float64) @ b.astype(np.float64)
         oracle.Expected(right, 2.1 * 2.0**-bits * (np.abs(a) @ np.abs(b)), x.dtype).check(got, name)
     np.testing.assert_allclose(dbias, dy.sum(0), rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match=f"precision: '{precision}' is for float32 arrays, got float64"):
-        backend.dense_forward(x.astype(np.float64), weight.astype(np.float64), precision=precision)

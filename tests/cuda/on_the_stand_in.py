@@ -12,11 +12,15 @@ import pytest
 
 import fusedmlp as fm
 from fake_cublaslt import FakeCublasLt, numbered
+from fusedmlp import backends
 from fusedmlp.backends import Plan
 from fusedmlp.backends.cuda import backend as cuda_backend
+from fusedmlp.backends.cuda import driver as cuda_driver
 from fusedmlp.backends.cuda import launches, staging
+from fusedmlp.backends.cuda.words import SYNC_LENGTH
 from fusedmlp.backends.errors import OutOfMemory
-from stand_in import OnDevice, SimulatedBackend, get_simulator
+from fusedmlp.model import info
+from stand_in import OnDevice, SimulatedBackend, StandIn, get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
 TILES = ("tiles", "tiles")
@@ -481,10 +485,30 @@ def test_precision_of_a_model(device, given):
     products = [launch for launch in device._driver.launches if launch.entry == "product"]
     assert products and {launch.kind.precision for launch in products} == {"tf32"}
     assert all(array.dtype == np.float32 for array in model.state_dict().values())
-    with pytest.raises(ValueError, match="precision: 'bf16' is for float32 arrays, got float64"):
-        fm.MLP(SIZES, backend=device, precision="bf16", dtype="float64")
-    with pytest.raises(ValueError, match="precision: expected None or 'float32' or 'tf32' or 'bf16' on cuda"):
-        fm.MLP(SIZES, backend=device, precision="fp8")
+
+
+@pytest.mark.parametrize("plan", ["steps", "instructions"])
+def test_products_of_our_own_are_never_rounded(device, given, plan):
+    """Whatever the precision, they give the same bits."""
+    found = []
+    for precision in (None, "bf16"):
+        model = fm.MLP(SIZES, backend=device, plan=PLANS[plan], precision=precision)
+        model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+        found.append([*model.state_dict().values(), model(given[0])])
+    assert not [launch for launch in device._driver.launches if launch.entry == "product"]
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_small_product_that_may_be_rounded_is_a_librarys(device):
+    """A single kernel does as it is asked at any size; float64 has a precision of its own."""
+    x, weight = (device.memory.to_device(np.ones(shape, np.float32)) for shape in ((2, 3), (4, 3)))
+    device.dense_forward(x, weight)
+    device.dense_forward(x, weight, precision="tf32")
+    assert [launch.entry for launch in device._driver.launches] == ["forward", "product"]
+    x, weight = (device.memory.to_device(np.ones(shape)) for shape in ((2, 3), (4, 3)))
+    device.dense_forward(x, weight, precision="float64")
+    assert device._driver.launches[-1].entry == "forward"
 
 
 def test_data_on_the_device(models, given):
@@ -517,6 +541,38 @@ def test_bad_data_on_the_device(device, given, change, error, words):
         model.fit(**{"x": x, "y": y} | change(x, y), loss="cross_entropy", epochs=1)
     same(before, model.state_dict())
     assert not device._driver.launches
+
+
+def test_the_words_of_a_stop_are_written_once(models, given, monkeypatch):
+    """Before each call, whichever way it goes, and with the room for weights among them where there is any."""
+    model, memory = models[0], models[0]._backend.memory
+    clear, renewed, starts, written = memory.clear, memory.renewed, [], []
+
+    def seen(array):
+        if array is not None and (array.shape, array.dtype) == ((SYNC_LENGTH,), np.int64):
+            written.append(array.copy())
+        return array
+
+    monkeypatch.setattr(memory, "clear", lambda array: (clear(array), seen(array)))
+    monkeypatch.setattr(memory, "renewed", lambda old, array: seen(renewed(old, array)))
+    start = model._backend._start
+    monkeypatch.setattr(model._backend, "_start", lambda call: starts.append(call) or start(call))
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    assert len(written) == len(starts) > 0
+    room = StandIn.HOME // 4 if starts[0].plan.launch == "steps" else 0
+    for words in written:
+        assert words.tolist() == [0, 0, room]
+
+
+def test_info(device, monkeypatch):
+    """Where there is a device, auto is cuda, and the report has what the driver knows of it."""
+    monkeypatch.delenv("FUSEDMLP_BACKEND", raising=False)
+    monkeypatch.setattr(cuda_driver, "absence", lambda: None)
+    monkeypatch.setitem(backends._made, "cuda", device)
+    said = info.report()
+    assert "\n  auto    cuda (a device can be used)\n" in said
+    assert "\n  cuda    cuda: compiled by Numba CUDA for the simulator, 2 multiprocessors\n" in said
+    assert "\n          products: cuBLASLt on NumPy" in said
 
 
 def test_more_workers_than_may_meet(device, given):

@@ -1,8 +1,9 @@
-"""The door to the device, without one: why there is none, each cause in its own words and with nothing heavy imported
-to find it; and which workspace a product has."""
+"""The door to the device, as far as it is seen without one. Why there is none: each cause has its own words, and
+nothing heavy is imported to find it. Which workspace a product has. And what stands in for the door has its methods."""
 
 import ctypes
 import gc
+import inspect
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ from fusedmlp.backends.cuda import driver
 from fusedmlp.backends.cuda.driver import Driver
 from fusedmlp.backends.cuda.products import Product
 from fusedmlp.backends.cuda.workspaces import Workspaces
+from fusedmlp.backends.install import for_cuda
 
 
 def library(initialized, devices):
@@ -38,8 +40,8 @@ def no_library(name):
 
 
 CAUSES = [
-    ({"cupy"}, no_library, "cupy is not installed; pip install 'fusedmlp"),
-    ({"numba_cuda"}, no_library, "numba-cuda is not installed; pip install 'fusedmlp"),
+    ({"cupy"}, no_library, f"cupy is not installed; {re.escape(for_cuda())}; "),
+    ({"numba_cuda"}, no_library, f"numba-cuda is not installed; {re.escape(for_cuda())}; "),
     (set(), no_library, "there is no NVIDIA driver"),
     (set(), lambda name: library(100, 0), r"cannot start \(CUDA error 100\); see what nvidia-smi says"),
     (set(), lambda name: library(0, 0), "shows no device; CUDA_VISIBLE_DEVICES"),
@@ -224,3 +226,35 @@ def test_a_graph_without_products_has_no_workspace(on_streams):
     with stream(1):
         assert made.capture(lambda: None, False).workspace is None
     assert made._workspaces._of.cache_info().currsize == 0 and not library.calls
+
+
+# By class of the door: what stands in for it, and what that has besides, for tests to ask.
+STAND_INS = {
+    driver.DeviceMemory: ("StandInMemory", {"check_idle", "moved"}),
+    driver.Copier: ("StandInCopier", {"idle"}),
+    driver.Driver: ("StandIn", set()),
+}
+
+
+def methods(kind):
+    """The public methods and properties of a class, those that it inherits among them, by name: a method's parameters
+    without annotations, and nothing of a property."""
+    found = {}
+    for name, member in inspect.getmembers_static(kind):
+        if not name.startswith("_") and (callable(member) or isinstance(member, property)):
+            parameters = [] if isinstance(member, property) else inspect.signature(member).parameters.values()
+            found[name] = [(parameter.name, parameter.kind, parameter.default) for parameter in parameters]
+    return found
+
+
+@pytest.mark.parametrize("kind", STAND_INS)
+def test_what_stands_in_has_the_same_methods(kind):
+    """A method that one of the two lacks, or takes otherwise, would show on a device alone."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda has no wheels for macOS")
+    import stand_in
+
+    name, besides = STAND_INS[kind]
+    expected, found = methods(kind), methods(getattr(stand_in, name))
+    assert expected
+    assert {method: taken for method, taken in found.items() if method not in besides} == expected
+    assert besides <= set(found)

@@ -23,6 +23,7 @@ import pytest
 import torch
 
 from fake_gpu import StandIn, memory
+from fusedmlp.backends.cuda import driver
 from fusedmlp.benchmarks.cases import COLUMNS, Case
 from fusedmlp.benchmarks.explore import __main__ as script
 from fusedmlp.benchmarks.explore import (
@@ -358,6 +359,7 @@ def test_document(tmp_path, monkeypatch, capsys):
         with file.open("a") as out:
             out.writelines(json.dumps(asdict(row)) + "\n" for row in FABRICATED if row.section == name)
 
+    monkeypatch.setattr(driver, "absence", lambda: None)
     monkeypatch.setattr(runner, "run_section", fabricate)
     monkeypatch.setenv("PATH", "")  # there is no git
     assert script.main(["--out", str(tmp_path), "--sections", "device", "barriers", "jax"]) == 0
@@ -368,8 +370,9 @@ def test_document(tmp_path, monkeypatch, capsys):
     assert "no such GPU, driver 0.0, commit unknown" in capsys.readouterr().out
 
 
-def test_without_a_device_every_section_is_a_row(tmp_path, monkeypatch):
-    """The whole script, in its own processes."""
+def test_a_section_that_cannot_begin_is_a_row(tmp_path, monkeypatch):
+    """The whole script, in its own processes, on a device that is gone when a section asks for it."""
+    monkeypatch.setattr(driver, "absence", lambda: None)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     done = script.main(["--out", str(tmp_path), "--sections", "barriers", "graphs", "--seconds", "120"])
     assert done == 1

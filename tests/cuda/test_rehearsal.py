@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from fusedmlp.backends.cuda import driver
+from fusedmlp.backends.install import for_cuda
+from fusedmlp.benchmarks.explore import __main__ as exploration
+from fusedmlp.benchmarks.explore import runner
 from fusedmlp.benchmarks.explore.notebook import Notebook, row_of
 from fusedmlp.benchmarks.gpu import __main__ as script
 from fusedmlp.benchmarks.gpu import pytests, suites
@@ -98,11 +101,28 @@ def test_from_end_to_end(tmp_path):
     assert "none failed" in done.stdout
 
 
-def test_without_a_device_it_fails(tmp_path, monkeypatch, capsys):
+SCRIPTS = {"gpu": script, "explore": exploration}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_without_a_device_it_fails(name, tmp_path, monkeypatch, capsys):
     """One line says why, nothing is run, and nothing is written."""
     monkeypatch.setattr(driver, "absence", lambda: "there is no NVIDIA driver")
-    assert script.main(["--out", str(tmp_path)]) == 1
-    assert capsys.readouterr().err == "nothing was run, and nothing written: there is no NVIDIA driver\n"
+    monkeypatch.setattr(runner, "run_section", lambda *rest: pytest.fail("something was run"))
+    assert SCRIPTS[name].main(["--out", str(tmp_path)]) == 1
+    assert capsys.readouterr() == ("", "nothing was run, and nothing written: there is no NVIDIA driver\n")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_without_the_packages_it_fails(name, tmp_path):
+    """The whole script: its one line has what to install."""
+    run = f"runpy.run_module('fusedmlp.benchmarks.{name}', run_name='__main__')"
+    code = f"import runpy, sys; sys.modules['cupy'] = None; {run}"
+    command = [sys.executable, "-c", code, "--out", str(tmp_path / "results")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    said = f"nothing was run, and nothing written: cupy is not installed; {for_cuda()}\n"
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", said)
     assert not list(tmp_path.iterdir())
 
 

@@ -2,14 +2,16 @@
 
 import builtins
 import os
+import re
 import statistics
 import subprocess
 import sys
 
 import pytest
 
-from fusedmlp.backends import chosen
-from fusedmlp.model import cli, demo
+from fusedmlp.backends import chosen, install
+from fusedmlp.backends.cuda import driver
+from fusedmlp.model import cli, demo, info
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +98,7 @@ def without(monkeypatch, *packages):
 def test_without_scikit_learn(monkeypatch, capsys):
     without(monkeypatch, "sklearn")
     assert cli.main(["demo"]) == 1
-    assert "pip install fusedmlp[sklearn]" in capsys.readouterr().err
+    assert f"{install.command('sklearn')} (No module named" in capsys.readouterr().err
 
 
 def test_without_pytorch(monkeypatch, capsys, digits):
@@ -119,6 +121,39 @@ def test_info(capsys):
     parts = "Python 3.|fusedmlp|numpy|numba|scipy|python  |cpu  |cuda  |threads|features|cache"
     for part in parts.split("|"):
         assert part in text, part
+
+
+def test_info_has_the_versions_of_packages_for_cuda(monkeypatch, capsys):
+    """Each one that is installed has a line, and none that is missing."""
+    installed = {"nvmath-python": "0.9.1", "cuda-bindings": "13.1.2", "cuda-core": "1.2.3"}
+    installed |= {"nvidia-cublas": "13.10.0.20", "nvidia-cublas-cu12": "12.9.3.13", "cupy-cuda13x": "14.0.4"}
+    monkeypatch.setattr(info, "version", installed.get)
+    assert cli.main(["info"]) == 0
+    said = dict(re.findall(r"^  (\S+) +(\d\S+)$", capsys.readouterr().out, re.MULTILINE))
+    assert said == installed
+
+
+AUTOMATIC = [
+    ("python", r"python \(FUSEDMLP_BACKEND=python\)"),
+    ("tpu", "none: FUSEDMLP_BACKEND: unknown backend 'tpu'; expected one of auto, python, cpu, cuda"),
+    ("cuda", "none: backend 'cuda' is not available: no device; backend='cpu' needs none"),
+    ("", r"cpu \(no cuda: no device; backend='cpu' needs none\)"),
+]
+
+
+@pytest.mark.parametrize("named, words", AUTOMATIC, ids=["named", "unknown", "unavailable", "unnamed"])
+def test_info_says_what_auto_is(named, words, monkeypatch, capsys):
+    """And why: also where the variable names what cannot be had, which ends nothing."""
+    monkeypatch.setenv("FUSEDMLP_BACKEND", named)
+    monkeypatch.setattr(driver, "absence", lambda: "no device")
+    assert cli.main(["info"]) == 0
+    assert re.search(rf"^  auto    {words}$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_auto_with_a_device(monkeypatch):
+    monkeypatch.delenv("FUSEDMLP_BACKEND", raising=False)
+    monkeypatch.setattr(driver, "absence", lambda: None)
+    assert info.automatic() == "cuda (a device can be used)"
 
 
 def test_bench_takes_its_own_arguments(capsys):
