@@ -176,7 +176,11 @@ class Memory:
         return None
 
     def wait_for(self, moment: Any) -> None:
-        """What the current queue is given from here on begins after a moment of another queue."""
+        """What the current queue is given from here on begins after that moment, of whichever queue."""
+
+    def hand_back(self, given: Any) -> None:
+        """What the library of an array of the caller's does with it from here on comes after the work of the current
+        queue."""
 
     # What is the same everywhere.
 

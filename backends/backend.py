@@ -95,9 +95,11 @@ class Backend:
         """What brings the data to calls of steps of `batch` rows."""
         return Feed(self.memory, data)
 
-    def run(self, call: Call) -> None:
-        """Runs the steps of a call to their end."""
+    def run(self, call: Call) -> BaseException | None:
+        """Runs the steps of a call to their end. Gives the exception that reached the caller meanwhile (Ctrl-C); one
+        that it raises came before the first step."""
         self.launch("run", call.dtype, call.plan.workers, *call.arguments())
+        return None
 
     def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
         """How many steps of a call were finished, and the exception that reached the caller, who waits; `meanwhile` may
@@ -168,6 +170,8 @@ class Backend:
             self._forward(x_rows, weight, bias, y, saved, keep, rule, precision)
         give = arrays.giver(given)
         returned = give(y.reshape(result)) if out is None else out
+        if out is not None:
+            self.memory.hand_back(out)
         if not return_saved:
             return returned
         return returned, (give(saved.reshape(result)) if keep else returned)
@@ -539,6 +543,7 @@ class Backend:
                 LINE // w.itemsize,
             )
         state.steps += 1
+        self.memory.hand_back(parameter)
 
     # Training.
 

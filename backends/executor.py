@@ -26,7 +26,13 @@ from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
 from fusedmlp.kernels.program import Block, Network, Program, program
 
 PROGRAMS = 64  # how many are kept; they are small and quick to make
+ROOM = 4096  # steps: an epoch of so many has room for all from its first call on, and what lies on a device stays there
 _INT64 = np.dtype(np.int64)
+
+
+def _power_of_two(number: int) -> int:
+    """The least from `number` on."""
+    return 1 << (number - 1).bit_length()
 
 
 @dataclass
@@ -69,7 +75,7 @@ class Executor:
         self._programs: dict[Any, tuple[Program, Array]] = {}  # with its table in the backend's memory
         self._kept: dict[str, Array] = {}  # what calls use one after the other, so that it stays where it is
         self._feed: tuple[Data, int, Feed] | None = None  # of the last epoch, behind its data and batch
-        self._room = 1  # steps of the longest call so far
+        self._room = 1  # steps that scalars and losses have room for
         self._current: _OptimizerState | None = None  # whose slots lie in the buffer
         self._states: list[_OptimizerState] = []
         self._seconds_per_step: dict[Any, float] = {}
@@ -122,13 +128,13 @@ class Executor:
         if logits:
             network = replace(network, activations=(*network.activations[:-1], identity))
         rows = batch_size or self.backend.predict_rows
-        batch = min(rows, 1 << (len(x) - 1).bit_length())  # few programs serve all sizes
+        batch = min(rows, _power_of_two(len(x)))  # few programs serve all sizes
         plan = plan or self.backend.prediction_plan(network, self.dtype, len(x))
         run = self._enter(_Wanted(network, plan, batch))
         result = self._memory.empty((len(x), network.sizes[-1]), self.dtype)
         with closing(self.backend.feed(Data(x), batch).begin(np.arange(len(x)))) as feed:
             for first, last in self._calls((batch, plan), -(-len(x) // batch), feed.longest):
-                self.backend.run(self._call(run, plan, feed, np.zeros(last - first), first=first, result=result))
+                self._run(self._call(run, plan, feed, np.zeros(last - first), first=first, result=result))
                 feed.ahead(last)
         return result
 
@@ -140,7 +146,7 @@ class Executor:
         run = self._enter(_Wanted(self.network, plan, rows, loss))
         with closing(self.backend.feed(data, rows).begin(np.arange(rows))) as feed:
             call = self._call(run, plan, feed, np.array([factor]))
-            self.backend.run(call)
+            self._run(call)
         gradients = {name: self._copy(block, name) for name, block in call.program.gradients.items()}
         return float(self._memory.to_host(call.losses)[0]), gradients
 
@@ -152,8 +158,10 @@ class Executor:
             self._write(run[0].gradients[name], value)
         nothing = Data(np.zeros((1, self.network.sizes[0]), self.dtype))
         with closing(self.backend.feed(nothing, 1).begin(np.arange(1))) as feed:
-            self.backend.run(self._call(run, plan, feed, np.zeros(1), optimizer, state.steps))
+            reached = self.backend.run(self._call(run, plan, feed, np.zeros(1), optimizer, state.steps))
         state.steps += 1
+        if reached is not None:
+            raise reached
 
     def train(
         self,
@@ -175,6 +183,7 @@ class Executor:
         state, batch = self._state(optimizer), min(batch_size, len(order))
         plan = self.plan(batch)
         wanted = _Wanted(self.network, plan, batch, loss, state.rule)
+        self._room = max(self._room, min(_power_of_two(len(factors)), ROOM))
         with closing(self._feed_of(data, batch).begin(order)) as feed:
             for first, last in self._calls((batch, loss, state.rule), len(factors), feed.longest):
                 run, rest = self._enter(wanted), (factors[first:last], optimizer, state.steps)
@@ -224,6 +233,11 @@ class Executor:
             self._feed = data, batch, self.backend.feed(data, batch)
         return self._feed[2]
 
+    def _run(self, call: Call) -> None:
+        reached = self.backend.run(call)
+        if reached is not None:
+            raise reached
+
     def _forget(self) -> None:
         for made, _ in self._programs.values():
             self.backend.forget(made)
@@ -247,7 +261,7 @@ class Executor:
         """The table of a call: each step's scalars, and the factor of its loss, with room for the longest call.
         ValueError where one is beyond the range of the dtype."""
         steps = len(factors)
-        self._room = max(self._room, 1 << (steps - 1).bit_length())
+        self._room = max(self._room, _power_of_two(steps))
         table = np.zeros((self._room, SCALARS + 1), self.dtype)
         if optimizer is not None:
             table[:steps, :SCALARS] = optimizer.table(steps_taken + 1, steps, self.dtype)

@@ -2,15 +2,21 @@
 
 import threading
 import weakref
+from collections import OrderedDict
 
 import numpy as np
 
 from fusedmlp.backends.arrays import Array, Memory
 
+QUEUES = 8  # of a thread, whose scratch is kept: those that were used last
+
 
 class Scratch:
     """Arrays by name and dtype, each thread and each queue of work its own, grown to the largest that was asked for.
-    Those of a thread that ended are freed. There is no lock that a forked child could inherit taken."""
+    Those of a thread that ended are freed. There is no lock that a forked child could inherit taken.
+
+    A device's pool gives memory out again in the order of the queue that it was made on, so work that is under way
+    may still use an array that is freed here."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -23,20 +29,30 @@ class Scratch:
         if held is None:
             held = self._local.held = _Held()
             self._everywhere.add(held)
-        key = name, dtype, self._memory.queue()
-        array = held.arrays.get(key)
+        arrays = held.of(self._memory.queue())
+        array = arrays.get((name, dtype))
         if array is None or len(array) < length:
-            array = held.arrays[key] = self._memory.aligned(length, dtype)
+            array = arrays[name, dtype] = self._memory.aligned(length, dtype)
         return array[:length]
 
     @property
     def nbytes(self) -> int:
         """Bytes held by all threads together."""
-        return sum(array.nbytes for held in list(self._everywhere) for array in list(held.arrays.values()))
+        return sum(array.nbytes for held in list(self._everywhere) for array in held.everything())
 
 
 class _Held:
-    """One thread's arrays."""
+    """One thread's arrays, by queue."""
 
     def __init__(self) -> None:
-        self.arrays: dict[tuple[str, np.dtype, int], Array] = {}
+        self._queues: OrderedDict[int, dict[tuple[str, np.dtype], Array]] = OrderedDict()
+
+    def of(self, queue: int) -> dict[tuple[str, np.dtype], Array]:
+        arrays = self._queues.setdefault(queue, {})
+        self._queues.move_to_end(queue)
+        if len(self._queues) > QUEUES:
+            self._queues.popitem(last=False)
+        return arrays
+
+    def everything(self) -> list[Array]:
+        return [array for arrays in list(self._queues.values()) for array in list(arrays.values())]

@@ -71,7 +71,7 @@ class MLP:
         parameters = self._initial(init)
         self._executor = self._backend.executor(self._network, self._dtype.name, plan, precision)
         self._executor.write(parameters)
-        self._last = self._backend.memory.queue(), self._backend.memory.moment()  # call's queue, and its end
+        self._last = self._backend.memory.moment()  # when the last call's work is done
         self._epochs = 0
         self._named_optimizers: dict[str, Hyperparameters] = {}
         self._lock = threading.Lock()
@@ -141,6 +141,7 @@ class MLP:
         given = self._arrays("gradients", gradients)
         with self._alone():
             self._executor.apply(given, chosen)
+        self._handed_back(gradients)
 
     def fit(
         self,
@@ -247,6 +248,7 @@ class MLP:
         given = self._arrays("state_dict", state_dict)
         with self._alone():
             self._executor.write(given)
+        self._handed_back(state_dict)
 
     # Looking at it.
 
@@ -275,6 +277,11 @@ class MLP:
         there = arrays.is_array(x) and arrays.device_of(x) == memory.device
         return arrays.giver(x) if there else memory.to_host
 
+    def _handed_back(self, given: Mapping[str, Any]) -> None:
+        """The stream on which the caller goes on with these arrays waits until they were read; one speaks for all."""
+        name, *_ = given
+        self._backend.memory.hand_back(given[name])
+
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One call at a time: the buffer is laid out for it. A call that comes in between, of another thread or of a
@@ -284,13 +291,13 @@ class MLP:
         if not lent and not self._lock.acquire(blocking=False):
             raise RuntimeError("this model is in a call already: wait for its end, or use a model for each thread")
         self._lent_to = None
-        memory, (queue, moment) = self._backend.memory, self._last
         try:
-            if queue != memory.queue():
-                memory.wait_for(moment)
-            yield
+            self._backend.memory.wait_for(self._last)
+            try:
+                yield
+            finally:
+                self._last = self._backend.memory.moment()
         finally:
-            self._last = memory.queue(), memory.moment()
             if lent:
                 self._lent_to = threading.get_ident()
             else:
@@ -298,12 +305,14 @@ class MLP:
 
     @contextmanager
     def _lent(self) -> Iterator[None]:
-        """Within a call: this thread's callbacks may use the model."""
+        """Within a call: this thread's callbacks may use the model, on a stream of their own if they like."""
+        self._last = self._backend.memory.moment()
         self._lent_to = threading.get_ident()
         try:
             yield
         finally:
             self._lent_to = None
+            self._backend.memory.wait_for(self._last)
 
     def _initial(self, init: Any) -> Mapping[str, np.ndarray]:
         if isinstance(init, str):

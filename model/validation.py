@@ -15,7 +15,7 @@ class Validation:
     greatest output for cross_entropy, of each output beside 0.5 for binary_cross_entropy."""
 
     def __init__(self, executor: Executor, data: Data, loss: Loss, reduction: str) -> None:
-        self._executor, self._data, self._loss = executor, data, loss
+        self._executor, self._data, self._loss = executor, executor.place(data), loss
         network = executor.network
         self._logits = fused_output(network, loss)  # what the loss reads
         name = "binary_cross_entropy_with_logits" if loss.name == "binary_cross_entropy" else loss.name

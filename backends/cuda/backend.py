@@ -233,23 +233,26 @@ class CudaBackend(Backend):
         self._driver.launch(body, made, workers, (self._sync(), *arguments))
         return 0
 
-    def run(self, call: Call) -> None:
-        self._start(call)
+    def run(self, call: Call) -> BaseException | None:
+        self._compile(call)
+        with held_back() as interrupts:
+            self._start(call)
+        return KeyboardInterrupt() if interrupts else None
 
     def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
         """The host waits for the device, and hears of Ctrl-C when the call ends: between two launches it would leave
         half of a step done. While kernels are compiled, which takes seconds, it is heard at once."""
         self._compile(call)
+        reached: BaseException | None = None
         with held_back() as interrupts:
             sync = self._start(call)
-        reached = KeyboardInterrupt() if interrupts else None
-        while True:
             try:
                 meanwhile()
-                words = self.memory.to_host(sync)
-                return int(words[UNFINISHED]) if words[REQUEST] else call.steps, reached
-            except KeyboardInterrupt as error:
+            except BaseException as error:  # the steps are under way, and count
                 reached = error
+            words = self.memory.to_host(sync)
+        done = int(words[UNFINISHED]) if words[REQUEST] else call.steps
+        return done, KeyboardInterrupt() if interrupts and reached is None else reached
 
     def forget(self, program: Program) -> None:
         self._launches.forget(program)

@@ -9,7 +9,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache, cached_property, lru_cache
 from importlib.util import find_spec
 from math import prod
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from fusedmlp.backends.arrays import Array, Memory
+from fusedmlp.backends.arrays import Array, Memory, device_of, giver, is_array
 from fusedmlp.backends.cuda.cublaslt import library
 from fusedmlp.backends.cuda.kinds import Kind
 from fusedmlp.backends.cuda.products import Product, Products
@@ -122,6 +122,11 @@ class DeviceMemory(Memory):
     def wait_for(self, moment: Any) -> None:
         self.library.cuda.get_current_stream().wait_event(moment)
 
+    def hand_back(self, given: Any) -> None:
+        # A library that takes an array by DLPack has its own stream wait for ours.
+        if is_array(given) and device_of(given) == self.device and not isinstance(given, self.library.ndarray):
+            giver(given)(self.view("given", given))
+
     def free_bytes(self) -> int:
         pool = self.library.get_default_memory_pool()
         free, _ = self.library.cuda.runtime.memGetInfo()
@@ -219,6 +224,7 @@ class Driver:
 
         return allow_shared(self.kernel(entry, kind), self.shared_of_a_block)
 
+    @cache  # noqa: B019
     def most_blocks(self, entry: str, kind: Kind, shared: int = 0) -> int:
         """How many blocks, each with so many more bytes of shared memory, may meet at a barrier."""
         (overload,) = self.kernel(entry, kind).overloads.values()
@@ -228,7 +234,11 @@ class Driver:
         """Runs the kernel of an entry on the current stream, with so many more bytes of shared memory; the caller does
         not wait."""
         configured = self._configured(entry, kind, blocks, self._cupy.get_current_stream().ptr, shared)
-        configured(*map(self._for_numba, arguments))
+        configured(*self.ready(arguments))
+
+    def ready(self, arguments: tuple) -> tuple:
+        """The arguments of a launch, as several launches take them; each would do it again."""
+        return tuple(map(self._for_numba, arguments))
 
     @lru_cache(maxsize=4096)  # noqa: B019
     def _configured(self, entry: str, kind: Kind, blocks: int, stream: int, shared: int) -> Any:
@@ -274,8 +284,11 @@ class Driver:
             stream.begin_capture()
             try:
                 work()
-            finally:
-                captured = stream.end_capture()
+            except BaseException:
+                with suppress(Exception):  # the stream must leave the capture, whose end may be an error now
+                    stream.end_capture()
+                raise
+            captured = stream.end_capture()
         return Graph(captured, workspace)
 
     def replay(self, graph: Graph) -> None:

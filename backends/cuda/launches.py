@@ -41,7 +41,7 @@ from fusedmlp.kernels.program import (
 )
 
 # A replay costs the host some 10 µs by published figures, so many steps share one; the rest of a call goes one by one.
-STEPS_OF_A_GRAPH = (32, 1)
+STEPS_OF_A_GRAPH = (32, 8, 1)
 GRAPHS = 16  # that are kept of a program: more only where a caller brings new arrays each time
 
 MATRICES = (FORWARD, BACKWARD, UPDATE)
@@ -56,28 +56,33 @@ class Launches:
         self._graphs: weakref.WeakKeyDictionary[Program, dict[Any, _Graph]] = weakref.WeakKeyDictionary()
 
     def compile(self, call: Call) -> None:
-        """Compiles the kernels of a call where that was not done."""
+        """Compiles the kernels of a call where that was not done, and readies the products whose algorithms the plan
+        names."""
         if call.program in self._graphs:
             return
         for i in call.program.table.tolist():
             if not _is_bare_product(i):
                 self._driver.kernel(*self._kernel(call, i)[:2])
+        self._driver.kernel("advance", self._plain(call))
+        self._check_algorithms(call)
 
     def run(self, call: Call, sync: Array, clock: Array) -> None:
         """Launches the steps of a call; the caller does not wait. `sync` has the words of the kernels' context,
         cleared, and `clock` those of a clock, set to the call's first step."""
         done = 0
         if not call.repeated or call.program not in self._graphs:
-            self._check_algorithms(call)
             # What is captured must have run before. And a call that is not repeated is not worth a graph.
             done = 1 if call.repeated else call.steps
             self._steps(call, sync, clock, done)
             if call.repeated:
                 self._graphs[call.program] = {}
         for steps in STEPS_OF_A_GRAPH:
-            while call.steps - done >= steps:
-                self._driver.replay(self._graph(call, sync, clock, steps))
-                done += steps
+            times = (call.steps - done) // steps
+            if times:
+                graph = self._graph(call, sync, clock, steps)
+                for _ in range(times):
+                    self._driver.replay(graph)
+                done += times * steps
 
     def forget(self, program: Program) -> None:
         """Frees the graphs of a program, and with them the arrays that they hold."""
@@ -111,24 +116,23 @@ class Launches:
 
     def _steps(self, call: Call, sync: Array, clock: Array, steps: int) -> None:
         """So many steps of a call, from where its clock stands."""
+        words, arrays = self._driver.ready((sync, clock)), self._driver.ready(call.arrays())
         for ahead in range(steps):
             for number in range(len(call.program.table)):
-                self._instruction(call, sync, clock, number, ahead)
-        (shape, *_) = self._shapes[call.dtype]
-        self._driver.launch("advance", Kind(call.dtype, shape), 1, (sync, clock, steps))
+                self._instruction(call, (*words, *arrays), number, ahead)
+        self._driver.launch("advance", self._plain(call), 1, (*words, steps))
 
-    def _instruction(self, call: Call, sync: Array, clock: Array, number: int, ahead: int) -> None:
+    def _plain(self, call: Call) -> Kind:
+        """Of kernels that know no rule."""
+        return Kind(call.dtype, self._shapes[call.dtype][0])
+
+    def _instruction(self, call: Call, arrays: tuple, number: int, ahead: int) -> None:
         i = call.program.table[number].tolist()
         if _is_bare_product(i):
             self._product(call, i)
             return
         entry, kind, blocks = self._kernel(call, i)
-        self._driver.launch(
-            entry,
-            kind,
-            blocks,
-            (sync, clock, *call.arrays(), call.program.batch, number, ahead, call.guarded),
-        )
+        self._driver.launch(entry, kind, blocks, (*arrays, call.program.batch, number, ahead, call.guarded))
 
     def _kernel(self, call: Call, i: list[int]) -> tuple[str, Kind, int]:
         """The entry of an instruction, which kernel of it, and on how many blocks."""

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from fusedmlp.backends.arrays import Array
+from fusedmlp.backends.errors import OutOfMemory
 from fusedmlp.backends.feed import Data, Feed
 
-BLOCK = 64 << 20  # bytes: of each of two blocks, on the host and on the device
+BLOCK = 64 << 20  # bytes of each of two blocks, on the host and on the device; but a batch at least
 
 
 class Staged(Feed):
@@ -21,8 +22,13 @@ class Staged(Feed):
         self.longest = max(1, BLOCK // (row * batch))
         self._copier = driver.copier()
         rows = min(len(data.x), self.longest * batch)
+        blocks = 2 if len(data.x) > rows else 1
         self._in_turn = self._memory.to_device(np.arange(rows, dtype=np.int64))
-        self._slots = [_Slot(self._memory, data, rows) for _ in range(2)]
+        try:
+            self._slots = [_Slot(self._memory, data, rows) for _ in range(blocks)]
+        except OutOfMemory as error:
+            fits = min(error.free // (2 * row), batch - 1) if self.longest == 1 else None
+            raise OutOfMemory(error.asked, error.free, fits) from None
 
     def begin(self, order: np.ndarray) -> Feed:
         self._order = order
@@ -37,7 +43,7 @@ class Staged(Feed):
         self._copier.join()
         if number != self._entered:  # all work on the block before was launched by now
             self._entered, self._left = number, self._memory.moment()
-        slot = self._slots[number % 2]
+        slot = self._slots[number % len(self._slots)]
         return slot.here, self._in_turn[: slot.rows], first - number * self.longest
 
     def ahead(self, first: int) -> None:
@@ -50,7 +56,7 @@ class Staged(Feed):
         self._copier.wait()
 
     def _bring(self, number: int) -> None:
-        slot = self._slots[number % 2]
+        slot = self._slots[number % len(self._slots)]
         if slot.number == number:
             return
         rows = self._order[number * self.longest * self._batch : (number + 1) * self.longest * self._batch]

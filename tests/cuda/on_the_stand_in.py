@@ -363,6 +363,15 @@ def test_data_that_have_no_room(models, given, monkeypatch, weighted):
     assert "a graph" not in captured[last_begins:]
 
 
+def test_data_that_fit_one_block_take_one(models, given, monkeypatch):
+    """The gradients of all rows as one batch, of data that have no room: a copy of them, and no room for another."""
+    model, memory = models[0], models[0]._backend.memory
+    monkeypatch.setattr(model._backend, "place", lambda data: data)
+    memory.allocations.clear()
+    model.loss_and_gradients(*given)
+    assert memory.allocations.count(given[0].nbytes) == 1
+
+
 def test_gradients_of_data_on_the_device(models, given):
     """They stay there, and a step by them brings nothing to the host or back but the loss."""
     (model, other), memory = models, models[0]._backend.memory
@@ -385,17 +394,52 @@ def test_one_model_on_two_streams(models, given, monkeypatch):
     """A call on another stream begins where the last one's work on the buffer ends; on the same one nobody waits."""
     model, memory = models[0], models[0]._backend.memory
     followed = []
-    monkeypatch.setattr(memory, "wait_for", followed.append)
-    model(given[0])
-    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
-    assert not followed
-    monkeypatch.setattr(memory, "stream", 7)
-    model(given[0])
-    model(given[0])
-    assert followed == [("moment", 0)]
-    monkeypatch.setattr(memory, "stream", 0)
-    model(given[0])
-    assert followed == [("moment", 0), ("moment", 7)]
+    monkeypatch.setattr(memory, "wait_for", lambda moment: followed.append((memory.stream, moment)))
+    for stream in (0, 7, 7, 0):
+        monkeypatch.setattr(memory, "stream", stream)
+        model(given[0])
+    assert followed == [(0, ("moment", 0)), (7, ("moment", 0)), (7, ("moment", 7)), (0, ("moment", 7))]
+    followed.clear()
+
+    def elsewhere(model, history):
+        memory.stream = 7
+        model(given[0])
+        memory.stream = 0
+
+    model.fit(*given, loss="cross_entropy", epochs=2, batch_size=4, progress=False, callbacks=[elsewhere])
+    beside = [(7, ("moment", 0)), (0, ("moment", 7))]  # the callback waits for the training, and the next epoch for it
+    assert followed == [(0, ("moment", 0)), *beside, *beside]
+
+
+def test_a_failure_leaves_the_model_free(models, given, monkeypatch):
+    """Whatever goes wrong at the end of a call, the next one is not refused."""
+    model, memory = models[0], models[0]._backend.memory
+    with monkeypatch.context() as broken:
+        broken.setattr(memory, "moment", lambda: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            model(given[0])
+    assert model(given[0]).shape == (ROWS, SIZES[-1])
+
+
+def test_ctrl_c_within_an_update(models, given, monkeypatch):
+    """All of the step is done and counted, or nothing of it."""
+    (model, other), driver = models, models[0]._backend._driver
+    _, gradients = other.loss_and_gradients(*given)
+    optimizers = [fm.Adam(0.01), fm.Adam(0.01)]
+    launch, numbers = driver.launch, itertools.count()
+
+    def interrupted(*arguments):
+        if next(numbers) == 1:
+            signal.raise_signal(signal.SIGINT)
+        launch(*arguments)
+
+    monkeypatch.setattr(driver, "launch", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        model.update(gradients, optimizers[0])
+    model.update(gradients, optimizers[0])
+    for _ in range(2):
+        other.update(gradients, optimizers[1])
+    same(model.state_dict(), other.state_dict())
 
 
 @pytest.mark.parametrize("models", ["steps", "library"], indirect=True)
