@@ -123,9 +123,13 @@ class DeviceMemory(Memory):
         self.library.cuda.get_current_stream().wait_event(moment)
 
     def hand_back(self, given: Any) -> None:
-        # A library that takes an array by DLPack has its own stream wait for ours.
-        if is_array(given) and device_of(given) == self.device and not isinstance(given, self.library.ndarray):
-            giver(given)(self.view("given", given))
+        if not is_array(given) or device_of(given) != self.device or isinstance(given, self.library.ndarray):
+            return
+        stream = getattr(given, "__cuda_array_interface__", {}).get("stream")
+        if stream:
+            self.library.cuda.ExternalStream(stream).wait_event(self.moment())
+        else:
+            giver(given)(self.view("given", given))  # who takes an array by DLPack has its own stream wait for ours
 
     def free_bytes(self) -> int:
         pool = self.library.get_default_memory_pool()

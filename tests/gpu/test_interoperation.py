@@ -114,6 +114,26 @@ def test_a_late_producer(library, operands):
         check_layer(library, operands, results)
 
 
+def test_what_is_written_for_a_late_producer(library, operands):
+    """What a stream of the caller's queues after a call finds what the call wrote into the caller's own arrays."""
+    x, weight, bias, _ = operands
+    with library.side_stream():
+        late, *rest = (library.array(array) for array in (np.full_like(x, np.nan), weight, bias))
+        out, true = library.array(np.zeros((ROWS, OUTPUTS), np.float32)), library.array(x)
+        library.delay()
+        library.overwrite(late, true)
+        fm.dense_forward(late, *rest, "gelu", out=out)
+        oracle.dense_forward(x, weight, bias, GELU)[0].check(library.host(out))
+    with library.side_stream():
+        parameter, gradient = library.array(np.ones((9, 4), np.float32)), library.array(np.full((9, 4), np.nan, "f"))
+        true, optimizer = library.array(np.full((9, 4), 2, np.float32)), fm.SGD(lr=0.5)
+        state = optimizer.init(parameter)
+        library.delay()
+        library.overwrite(gradient, true)
+        optimizer.update_inplace(parameter, gradient, state)
+        np.testing.assert_array_equal(library.host(parameter), np.zeros((9, 4)))
+
+
 def test_late_on_one_stream_of_two(library, operands, rng):
     """Two streams at once, the first of them late: neither disturbs the other's scratch. The backward pass, the loss
     and the products all have some."""
