@@ -101,6 +101,16 @@ def test_without_scikit_learn(monkeypatch, capsys):
     assert f"{install.command('sklearn')} (No module named" in capsys.readouterr().err
 
 
+def test_the_backend_is_looked_at_first(monkeypatch, capsys):
+    """Before scikit-learn is missed, and before anything is printed; the remedy is an option."""
+    without(monkeypatch, "sklearn")
+    monkeypatch.setattr(driver, "absence", lambda: "no device")
+    assert cli.main(["demo", "--backend", "cuda"]) == 1
+    shown = capsys.readouterr()
+    said = "fusedmlp demo: --backend: backend 'cuda' is not available: no device; --backend cpu needs none\n"
+    assert (shown.out, shown.err) == ("", said)
+
+
 def test_without_pytorch(monkeypatch, capsys, digits):
     without(monkeypatch, "torch")
     monkeypatch.setattr(demo, "EPOCHS", 1)
@@ -111,7 +121,7 @@ def test_without_pytorch(monkeypatch, capsys, digits):
 
 def test_a_backend_that_is_not_there(capsys):
     assert cli.main(["demo", "--backend", "tpu"]) == 1
-    assert "unknown backend 'tpu'" in capsys.readouterr().err
+    assert "--backend: unknown backend 'tpu'" in capsys.readouterr().err
 
 
 def test_info(capsys):
@@ -136,8 +146,11 @@ def test_info_has_the_versions_of_packages_for_cuda(monkeypatch, capsys):
 AUTOMATIC = [
     ("python", r"python \(FUSEDMLP_BACKEND=python\)"),
     ("tpu", "none: FUSEDMLP_BACKEND: unknown backend 'tpu'; expected one of auto, python, cpu, cuda"),
-    ("cuda", "none: backend 'cuda' is not available: no device; backend='cpu' needs none"),
-    ("", r"cpu \(no cuda: no device; backend='cpu' needs none\)"),
+    (
+        "cuda",
+        "none: FUSEDMLP_BACKEND: backend 'cuda' is not available: no device; FUSEDMLP_BACKEND=cpu needs none",
+    ),
+    ("", r"cpu \(no cuda: no device\)"),
 ]
 
 
