@@ -35,7 +35,7 @@ class Plan:
                 refused there is a ValueError when it is to be used. A product that no pair names has the algorithm
                 that cuBLASLt names first
 
-    Raises ValueError for anything else.
+    repr(plan) is the Python that makes an equal plan, str(plan) says it in words. Raises ValueError for anything else.
     """
 
     workers: int
