@@ -164,13 +164,17 @@ def backend_of(arguments: dict[str, Any]) -> Backend:
 
 
 def set_num_threads(n: int) -> None:
-    """The most threads that a call on the CPU uses from now on. FUSEDMLP_NUM_THREADS sets it at the start; the
-    default is the smallest of physical cores, allowed processors and the control group's quota."""
+    """The most threads that a call on the CPU uses from now on, 16 for each processor of the machine at most; a plan
+    that is given has workers of its own number. FUSEDMLP_NUM_THREADS sets it at the start; the default is the smallest
+    of physical cores, allowed processors and the control group's quota."""
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n: expected a whole number of at least 1, got {n!r}")
     if n < 1:
         raise ValueError(f"n: expected a whole number of at least 1, got {n}")
-    get_backend("cpu").threads = operator.index(n)
+    cpu = get_backend("cpu")
+    if cpu.most_workers is not None and n > cpu.most_workers:
+        raise ValueError(f"n: expected at most {cpu.most_workers} on this machine, got {n}")
+    cpu.threads = operator.index(n)
 
 
 def warmup(dtype: Any = "float32") -> None:

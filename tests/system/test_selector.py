@@ -1,5 +1,7 @@
 """Which backend runs: by name, by the environment, by where the arrays lie; and what cannot be met says so."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -292,6 +294,21 @@ def test_set_num_threads_value(threads, number):
         fm.set_num_threads(number)
 
 
+def test_more_threads_than_make_sense(threads):
+    """Are refused before any is started: asked for by number, by the environment, or by a plan, whose workers are
+    otherwise as many as it says."""
+    most, layers = 16 * os.cpu_count(), ("out", "in")
+    assert threads.most_workers == most
+    fm.set_num_threads(most)
+    for number in (most + 1, 10**6):
+        with pytest.raises(ValueError, match=f"n: expected at most {most} on this machine, got {number}"):
+            fm.set_num_threads(number)
+        with pytest.raises(ValueError, match=f"plan: expected at most {most} workers on cpu, got {number}"):
+            fm.MLP([3, 4, 2], backend="cpu", plan=fm.backends.Plan(number, layers))
+    fm.set_num_threads(1)
+    assert fm.MLP([3, 4, 2], backend="cpu", plan=fm.backends.Plan(most, layers)).plan(8).workers == most
+
+
 @pytest.mark.parametrize("number", [2.0, "2", None, True])
 def test_set_num_threads_type(threads, number):
     with pytest.raises(TypeError, match="n: expected a whole number of at least 1"):
@@ -312,3 +329,10 @@ def test_threads_from_a_wrong_environment(value):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"ValueError: FUSEDMLP_NUM_THREADS: expected a whole number of at least 1, got '{value}'" in errors
+
+
+def test_too_many_threads_from_the_environment():
+    process = processes.start("-c", THREADS, FUSEDMLP_NUM_THREADS=10**6)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"ValueError: FUSEDMLP_NUM_THREADS: expected at most {16 * os.cpu_count()} on this machine" in errors
