@@ -143,6 +143,30 @@ def test_info_has_the_versions_of_packages_for_cuda(monkeypatch, capsys):
     assert said == installed
 
 
+CUPYS = {"cupy-cuda12x", "cupy-cuda13x"}
+MISSING = {"nvidia-cublas-cu12", "nvidia-cublas"}
+ODD = [
+    ({"cupy-cuda13x"}, {"nvidia-cublas"}, False),
+    ({"cupy-cuda12x"}, {"nvidia-cublas-cu12"}, False),
+    (CUPYS, MISSING, True),
+    ({"cupy-cuda13x", "nvidia-cublas"}, set(), False),
+    ({"cupy-cuda12x", "nvidia-cublas"}, {"nvidia-cublas-cu12"}, False),
+    (CUPYS | MISSING, set(), True),
+    (set(), set(), False),
+]
+
+
+@pytest.mark.parametrize("installed, missing, two", ODD, ids=range(len(ODD)))
+def test_info_says_what_is_odd_about_the_packages_for_cuda(installed, missing, two, monkeypatch):
+    """A CuPy without the cuBLAS of the same CUDA, and two CuPys, whose files lie in one folder."""
+    monkeypatch.setattr(info, "version", lambda name: "14.0.1" if name in installed else None)
+    said = info.report()
+    lines = re.findall(r"^  (nvidia-\S+) +not installed, though (cupy-\S+) is; (.*), or cuBLASLt", said, re.MULTILINE)
+    assert {cublas for cublas, _, _ in lines} == missing
+    assert all(remedy == install.command(cupy[len("cupy-") : -1]) for _, cupy, remedy in lines)
+    assert len(re.findall("^  warning: two CuPys", said, re.MULTILINE)) == two
+
+
 AUTOMATIC = [
     ("python", r"python \(FUSEDMLP_BACKEND=python\)"),
     ("tpu", "none: FUSEDMLP_BACKEND: unknown backend 'tpu'; expected one of auto, python, cpu, cuda"),
