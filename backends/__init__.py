@@ -14,7 +14,7 @@ import operator
 import os
 import threading
 from collections.abc import Callable
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 from fusedmlp.backends import arrays
 from fusedmlp.backends.backend import Backend
@@ -26,6 +26,7 @@ __all__ = [
     "SGD",
     "Adam",
     "AdamW",
+    "Asked",
     "BackendUnavailable",
     "NonFinite",
     "Plan",
@@ -55,20 +56,32 @@ __all__ = [
 NAMES = ("python", "cpu", "cuda")
 
 
+class Asked(NamedTuple):
+    """How a backend was asked for, as errors say it: `by` what, and how the same caller asks for `another`."""
+
+    by: str
+    another: str
+
+
+ARGUMENT = Asked("backend", "backend={!r}")
+VARIABLE = Asked("FUSEDMLP_BACKEND", "FUSEDMLP_BACKEND={}")
+ON_DEVICE = Asked("arrays on a CUDA device", "a copy in the processor's memory")
+ON_HOST = Asked("arrays in the processor's memory", VARIABLE.another)  # python runs their kernels if this names it
+
+
 def available_backends() -> tuple[str, ...]:
     """The names of the backends that this machine can run."""
     return tuple(name for name in NAMES if unavailable(name) is None)
 
 
-def unavailable(name: str) -> str | None:
-    """Why a backend cannot be used, and what would help; None where it can."""
+def unavailable(name: str, asked: Asked = ARGUMENT) -> str | None:
+    """Why a backend cannot be used, and what would help the one who asked; None where it can."""
     if name == "cuda":
-        from fusedmlp.backends.cuda.driver import absence
-
-        cause = absence()
-        return None if cause is None else f"{cause}; backend='cpu' needs none"
+        cause = _no_device()
+        return None if cause is None else f"{cause}; {asked.another.format('cpu')} needs none"
     if name == "cpu" and os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        return "NUMBA_DISABLE_JIT is set, so nothing is compiled; unset it, or use backend='python'"
+        instead = asked.another.format("python")
+        return f"NUMBA_DISABLE_JIT is set, so nothing is compiled; unset it, or use {instead}"
     return None
 
 
@@ -103,23 +116,29 @@ def _make(name: str) -> Backend:
         return _made[name]
 
 
-def chosen(name: str = "auto") -> tuple[str, str]:
+def chosen(name: str = "auto", asked: Asked = ARGUMENT) -> tuple[str, str]:
     """(the backend's name, why it is that one) for what `get_backend` is given; its errors."""
     if not isinstance(name, str):
-        raise TypeError(f"backend: expected one of auto, {', '.join(NAMES)}, got {name!r}")
-    asked, reason = "backend", "asked for"
+        raise TypeError(f"{asked.by}: expected one of auto, {', '.join(NAMES)}, got {name!r}")
+    reason = "asked for"
+    if name == "auto" and (variable := os.environ.get("FUSEDMLP_BACKEND")):
+        name, asked, reason = variable, VARIABLE, f"FUSEDMLP_BACKEND={variable}"
     if name == "auto":
-        name = os.environ.get("FUSEDMLP_BACKEND") or "auto"
-        asked, reason = "FUSEDMLP_BACKEND", f"FUSEDMLP_BACKEND={name}"
-    if name == "auto":
-        missing = unavailable("cuda")
+        missing = _no_device()
         name, reason = ("cuda", "a device can be used") if missing is None else ("cpu", f"no cuda: {missing}")
     if name not in NAMES:
-        raise ValueError(f"{asked}: unknown backend {name!r}; expected one of auto, {', '.join(NAMES)}")
-    cause = unavailable(name)
+        raise ValueError(f"{asked.by}: unknown backend {name!r}; expected one of auto, {', '.join(NAMES)}")
+    cause = unavailable(name, asked)
     if cause is not None:
-        raise BackendUnavailable(f"backend {name!r} is not available: {cause}")
+        by = "" if asked is ARGUMENT else f"{asked.by}: "
+        raise BackendUnavailable(f"{by}backend {name!r} is not available: {cause}")
     return name, reason
+
+
+def _no_device() -> str | None:
+    from fusedmlp.backends.cuda.driver import absence
+
+    return absence()
 
 
 def get_backend(name: str = "auto") -> Backend:
@@ -136,21 +155,26 @@ def backend_of(arguments: dict[str, Any]) -> Backend:
     """The backend for arrays that lie where these do. TypeError naming each where they lie on several devices."""
     device = arrays.common_device(arguments)
     if device == "cuda":
-        return get_backend("cuda")
+        return _make(chosen("cuda", ON_DEVICE)[0])
     if device != "cpu":
         raise TypeError(f"expected arrays in the processor's memory or on a CUDA device, got them on {device}")
     # cuda cannot address these arrays, so it does not count here; a name that is none is an error all the same.
-    return get_backend("cpu" if os.environ.get("FUSEDMLP_BACKEND") in (None, "", "auto", "cuda") else "auto")
+    here = os.environ.get("FUSEDMLP_BACKEND") in (None, "", "auto", "cuda")
+    return _make(chosen("cpu", ON_HOST)[0] if here else chosen()[0])
 
 
 def set_num_threads(n: int) -> None:
-    """The most threads that a call on the CPU uses from now on. FUSEDMLP_NUM_THREADS sets it at the start; the
-    default is the smallest of physical cores, allowed processors and the control group's quota."""
+    """The most threads that a call on the CPU uses from now on, 16 for each processor of the machine at most; a plan
+    that is given has workers of its own number. FUSEDMLP_NUM_THREADS sets it at the start; the default is the smallest
+    of physical cores, allowed processors and the control group's quota."""
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n: expected a whole number of at least 1, got {n!r}")
     if n < 1:
         raise ValueError(f"n: expected a whole number of at least 1, got {n}")
-    get_backend("cpu").threads = operator.index(n)
+    cpu = get_backend("cpu")
+    if cpu.most_workers is not None and n > cpu.most_workers:
+        raise ValueError(f"n: expected at most {cpu.most_workers} on this machine, got {n}")
+    cpu.threads = operator.index(n)
 
 
 def warmup(dtype: Any = "float32") -> None:

@@ -360,7 +360,7 @@ class Backend:
         if isinstance(asked, str) and asked in there_are:
             return asked
         expected = f"None or {' or '.join(map(repr, there_are))} for {dtype} arrays on {self.name}"
-        advice = "; 'tf32' and 'bf16' are for float32 arrays on cuda" if str(asked) in ("tf32", "bf16") else ""
+        advice = "" if "tf32" in there_are else "; 'tf32' and 'bf16' are for float32 arrays on cuda"
         error = ValueError if isinstance(asked, str) else TypeError
         raise error(f"precision: expected {expected}, got {asked!r}{advice}")
 

@@ -25,7 +25,8 @@ PRODUCTS = ("own", "library")
 class Plan:
     """How a training is run (docs/design.md).
 
-    workers     how many run a step; of single instructions, the most
+    workers     how many run a step; of single instructions, the most. On cpu they are threads, as many as stand here
+                whatever FUSEDMLP_NUM_THREADS is, up to 16 for each processor of the machine
     partitions  "out", "in", "rows" or "tiles" for each layer
     launch      "steps": one call runs many steps; "instructions", on a device: each is a kernel of its own, and many
                 steps of them a graph, for which all partitions are "tiles"
@@ -35,7 +36,7 @@ class Plan:
                 refused there is a ValueError when it is to be used. A product that no pair names has the algorithm
                 that cuBLASLt names first
 
-    Raises ValueError for anything else.
+    repr(plan) is the Python that makes an equal plan, str(plan) says it in words. Raises ValueError for anything else.
     """
 
     workers: int

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusedmlp.backends import SGD, chosen
+from fusedmlp.backends import SGD, Asked, chosen
 from fusedmlp.backends.install import command
 from fusedmlp.model.minibatches import batches
 from fusedmlp.model.mlp import MLP
@@ -16,6 +16,7 @@ EPOCHS = 60
 BATCH_SIZE = 32
 RATE, MOMENTUM = 0.1, 0.9
 SEEDS = range(5)
+OPTION = Asked("--backend", "--backend {}")
 
 
 @dataclass(frozen=True)
@@ -66,16 +67,18 @@ def accuracy(model: MLP, digits: Digits) -> float:
 
 
 def run(backend: str = "auto") -> float:
-    """Trains, prints, and returns the held-out accuracy of seed 0."""
+    """Trains, prints, and returns the held-out accuracy of seed 0. BackendUnavailable or ValueError, before anything is
+    loaded, for a backend that is not there."""
+    name, reason = chosen(backend, OPTION)
     digits = load_digits()
     print(f"{len(digits.y)} digits to learn from, {len(digits.held_out[1])} held out")
-    train(classifier(0, backend), digits, epochs=1)  # compiles, or loads what is compiled: not what is timed
-    model = classifier(0, backend)
+    train(classifier(0, name), digits, epochs=1)  # compiles, or loads what is compiled: not what is timed
+    model = classifier(0, name)
     start = model.state_dict()
     print(f"{model!r}, SGD with momentum, batches of {BATCH_SIZE}, {EPOCHS} epochs")
     step = train(model, digits, progress=True)
     reached = accuracy(model, digits)
-    others = [classifier(seed, backend) for seed in SEEDS[1:]]
+    others = [classifier(seed, name) for seed in SEEDS[1:]]
     for other in others:
         train(other, digits)
     median = statistics.median([reached, *(accuracy(other, digits) for other in others)])
@@ -84,7 +87,7 @@ def run(backend: str = "auto") -> float:
     print(f"time per step      {1e6 * step:.1f} µs (median of the epochs)")
     plan = [line for line in model.describe().splitlines() if line.startswith("batches of")][-1]
     print(f"threads            {plan}")
-    print(f"backend            {', '.join(chosen(backend))}")
+    print(f"backend            {name}, {reason}")
     try:
         torch_accuracy, torch_step = pytorch(digits, start)
     except ImportError:

@@ -39,7 +39,8 @@ class MLP:
                 and products that the kernels of this library make, be it all of them (docs/numerics.md)
     seed        0 to 2**64 - 1; it alone fixes the initial weights and every batch order
     backend     "auto": FUSEDMLP_BACKEND, else cuda where a device can be used, else cpu; a name; or a backend
-    plan        a fusedmlp.backends.Plan: how training is shared out among workers; None: chosen by the backend
+    plan        a fusedmlp.backends.Plan: how training is shared out among workers; another model's `plan(batch_size)`
+                is one. None: chosen by the backend
 
     Raises TypeError or ValueError that names the argument, and BackendUnavailable with cause and remedy. While one
     thread is in a call of a model, another call, but for those of a callback, raises RuntimeError.
@@ -252,8 +253,28 @@ class MLP:
 
     # Looking at it.
 
+    @property
+    def backend(self) -> Backend:
+        """What runs it: the object that fm.get_backend gives for its name, or the one that it was made with."""
+        return self._backend
+
+    def plan(self, batch_size: int) -> Plan:
+        """The fusedmlp.backends.Plan with which `fit` trains batches of `batch_size` rows: the one given, or one that
+        is chosen once and kept; `describe` prints the same.
+
+        A model with the same sizes runs by it, for the same order of summation, if it is given it: MLP(..., plan=plan).
+        The algorithms of cuBLASLt are in it too, as far as products on cuda are a library's; they belong to the version
+        of cuBLAS and the kind of device, and to the batch size. repr(plan) is the Python that makes it again.
+
+        TypeError or ValueError for what is no batch size.
+        """
+        rows = checks.whole("batch_size", batch_size, 1)
+        with self._alone():
+            return self._executor.plan(rows)
+
     def describe(self) -> str:
-        """The layers, and how the backend runs them."""
+        """The layers, and how the backend runs them: with the plan that was given, or those chosen so far, one for each
+        batch size. They are in words; the plan itself is `plan(batch_size)`, whose repr makes it again."""
         sizes, rules = self._network.sizes, self._network.activations
         lines = [repr(self), f"{self.n_parameters:,} parameters"]
         for layer, rule in enumerate(rules):

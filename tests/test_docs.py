@@ -176,8 +176,20 @@ def test_names_exist(name):
     for command in re.findall(r"`(?:python -m )?fusedmlp (\w+)", DOCUMENTS[name]):
         assert f'add_parser("{command}"' in sources, command
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    for extra in re.findall(r"\bfusedmlp\[(\w+)\]", DOCUMENTS[name]):
+    for extra in re.findall(r"(?:\bfusedmlp|\.)\[(\w+)\]", DOCUMENTS[name]):
         assert extra in extras, extra
+
+
+def test_what_is_told_to_be_installed_for_a_gpu():
+    """README.md names the extras by their CUDA; what CONTRIBUTING.md adds has no second CuPy, nor another CUDA."""
+    readme, contributing = DOCUMENTS["README.md"], DOCUMENTS["CONTRIBUTING.md"]
+    for part in ('"CUDA Version"', "'.[cuda13]'", ".[cuda12]", "CUDA_VISIBLE_DEVICES", "FUSEDMLP_BACKEND=cpu"):
+        assert part in readme, part
+    lines = re.findall(r"^pip install '\.\[cuda(\d+)\]' (.*?)(?: +#.*)?$", contributing, re.MULTILINE)
+    assert [cuda for cuda, _ in lines] == ["13", "12"]
+    for cuda, packages in lines:
+        assert "pytest" in packages and "torch" in packages and "cupy" not in packages
+        assert all(major == cuda for major in re.findall(r"cuda-toolkit==(\d+)", packages))
 
 
 def test_make_targets():

@@ -29,6 +29,10 @@ from fusedmlp.kernels.program import Network
 # What no machine shares out: a core does this much in less time than a hand-over to another thread takes (some 10 us).
 SERIAL_FLOPS = 1e5
 
+# The most threads of a call: a plan from another machine may have more than run here at once, and they meet at barriers
+# all the same, but a slip of the hand ended in a thousand threads or, for their tiles, out of memory.
+MOST_THREADS = 16 * (os.cpu_count() or 1)
+
 # Those that decide how wide a vector is.
 VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
 
@@ -36,6 +40,7 @@ VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx51
 class CpuBackend(Backend):
     name = "cpu"
     panel = 1 << 20
+    most_workers = MOST_THREADS
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,6 +215,8 @@ def _threads_from_environment() -> int | None:
         return None
     if not text.isdecimal() or int(text) < 1:
         raise ValueError(f"FUSEDMLP_NUM_THREADS: expected a whole number of at least 1, got {text!r}")
+    if int(text) > MOST_THREADS:
+        raise ValueError(f"FUSEDMLP_NUM_THREADS: expected at most {MOST_THREADS} on this machine, got {text}")
     return int(text)
 
 

@@ -159,17 +159,17 @@ def test_precision_of_the_dtype_is_the_plain_product(backend, dtype, rng):
 
 @pytest.mark.parametrize("of", ["float32", "float64"])
 def test_precision_that_there_is_not(backend, of, rng):
-    """The error has the argument, what there is on this backend for this dtype, and what came. A model says the same
-    as single kernels."""
+    """The error has the argument, what there is on this backend for this dtype, what came, and what there is elsewhere.
+    A model says the same as single kernels."""
     other = "float64" if of == "float32" else "float32"
     there_are = [of, "tf32", "bf16"] if (of, backend.device) == ("float32", "cuda") else [of]
     expected = " or ".join(["None", *map(repr, there_are)])
     forward, backward = (oracle.arguments(f"dense_{way}", rng, np.dtype(of)) for way in ("forward", "backward"))
-    for asked in {"fp16", other, "", "tf32", "bf16", 16, np.float32}.difference(there_are):
+    for asked in {"fp16", "TF32", "bf", other, "", "tf32", "bf16", 16, np.float32}.difference(there_are):
         words = re.escape(f"precision: expected {expected} for {of} arrays on {backend.name}, got {asked!r}")
         with pytest.raises(ValueError if isinstance(asked, str) else TypeError, match=words) as caught:
             backend.dense_forward(**forward, precision=asked)
-        assert ("are for float32 arrays on cuda" in str(caught.value)) == (asked in ("tf32", "bf16"))
+        assert ("are for float32 arrays on cuda" in str(caught.value)) == ("tf32" not in there_are)
         with pytest.raises(caught.type, match=words):
             backend.dense(**forward, precision=asked)
         with pytest.raises(caught.type, match=words):

@@ -101,6 +101,16 @@ def test_without_scikit_learn(monkeypatch, capsys):
     assert f"{install.command('sklearn')} (No module named" in capsys.readouterr().err
 
 
+def test_the_backend_is_looked_at_first(monkeypatch, capsys):
+    """Before scikit-learn is missed, and before anything is printed; the remedy is an option."""
+    without(monkeypatch, "sklearn")
+    monkeypatch.setattr(driver, "absence", lambda: "no device")
+    assert cli.main(["demo", "--backend", "cuda"]) == 1
+    shown = capsys.readouterr()
+    said = "fusedmlp demo: --backend: backend 'cuda' is not available: no device; --backend cpu needs none\n"
+    assert (shown.out, shown.err) == ("", said)
+
+
 def test_without_pytorch(monkeypatch, capsys, digits):
     without(monkeypatch, "torch")
     monkeypatch.setattr(demo, "EPOCHS", 1)
@@ -111,7 +121,7 @@ def test_without_pytorch(monkeypatch, capsys, digits):
 
 def test_a_backend_that_is_not_there(capsys):
     assert cli.main(["demo", "--backend", "tpu"]) == 1
-    assert "unknown backend 'tpu'" in capsys.readouterr().err
+    assert "--backend: unknown backend 'tpu'" in capsys.readouterr().err
 
 
 def test_info(capsys):
@@ -133,11 +143,38 @@ def test_info_has_the_versions_of_packages_for_cuda(monkeypatch, capsys):
     assert said == installed
 
 
+CUPYS = {"cupy-cuda12x", "cupy-cuda13x"}
+MISSING = {"nvidia-cublas-cu12", "nvidia-cublas"}
+ODD = [
+    ({"cupy-cuda13x"}, {"nvidia-cublas"}, False),
+    ({"cupy-cuda12x"}, {"nvidia-cublas-cu12"}, False),
+    (CUPYS, MISSING, True),
+    ({"cupy-cuda13x", "nvidia-cublas"}, set(), False),
+    ({"cupy-cuda12x", "nvidia-cublas"}, {"nvidia-cublas-cu12"}, False),
+    (CUPYS | MISSING, set(), True),
+    (set(), set(), False),
+]
+
+
+@pytest.mark.parametrize("installed, missing, two", ODD, ids=range(len(ODD)))
+def test_info_says_what_is_odd_about_the_packages_for_cuda(installed, missing, two, monkeypatch):
+    """A CuPy without the cuBLAS of the same CUDA, and two CuPys, whose files lie in one folder."""
+    monkeypatch.setattr(info, "version", lambda name: "14.0.1" if name in installed else None)
+    said = info.report()
+    lines = re.findall(r"^  (nvidia-\S+) +not installed, though (cupy-\S+) is; (.*), or cuBLASLt", said, re.MULTILINE)
+    assert {cublas for cublas, _, _ in lines} == missing
+    assert all(remedy == install.command(cupy[len("cupy-") : -1]) for _, cupy, remedy in lines)
+    assert len(re.findall("^  warning: two CuPys", said, re.MULTILINE)) == two
+
+
 AUTOMATIC = [
     ("python", r"python \(FUSEDMLP_BACKEND=python\)"),
     ("tpu", "none: FUSEDMLP_BACKEND: unknown backend 'tpu'; expected one of auto, python, cpu, cuda"),
-    ("cuda", "none: backend 'cuda' is not available: no device; backend='cpu' needs none"),
-    ("", r"cpu \(no cuda: no device; backend='cpu' needs none\)"),
+    (
+        "cuda",
+        "none: FUSEDMLP_BACKEND: backend 'cuda' is not available: no device; FUSEDMLP_BACKEND=cpu needs none",
+    ),
+    ("", r"cpu \(no cuda: no device\)"),
 ]
 
 

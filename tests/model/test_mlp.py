@@ -191,6 +191,46 @@ def test_gradients_of_many_rows_leave_the_plan_of_a_training_alone(monkeypatch, 
     assert "batches of 8: 1 worker" in shown and "batches of 60: 2 workers" in shown
 
 
+def test_backend_is_the_object(backend):
+    assert fm.MLP(SIZES, backend=backend).backend is backend
+    assert fm.MLP(SIZES, backend="python").backend is fm.get_backend("python")
+
+
+def test_plan_is_the_one_that_fit_trains_with(backend, monkeypatch, rng):
+    """Chosen once, whoever asks first; it is what describe prints, and what another model takes for the same bits."""
+    model, x, y = fm.MLP(SIZES, backend=backend), rng.normal(size=(20, 4)), rng.normal(size=(20, 3))
+    training = {"loss": "mse", "epochs": 2, "progress": False}
+    asked, plan = model.plan(8), model.backend.plan
+    monkeypatch.setattr(model.backend, "plan", lambda *of: pytest.fail("chosen again") if of[2] == 8 else plan(*of))
+    history = model.fit(x, y, batch_size=8, **training)
+    assert model.plan(8) is asked and f"\nbatches of 8: {asked}" in model.describe()
+    other = fm.MLP(SIZES, backend=backend, plan=eval(repr(asked), {"Plan": Plan}))
+    assert other.plan(8) == other.plan(3) == asked and f"\nplan as given: {asked}" in other.describe()
+    assert other.fit(x, y, batch_size=8, **training).loss == history.loss
+    assert all(map(np.array_equal, other.parameters(), model.parameters()))
+    monkeypatch.undo()
+    model.fit(x, y, batch_size=100, **training)
+    assert f"\nbatches of 20: {model.plan(20)}" in model.describe(), "no batch has more rows than there are"
+
+
+def test_plan_given_is_the_plan():
+    given = Plan(2, ("out", "in"))
+    assert fm.MLP(SIZES, backend="cpu", plan=given).plan(7) is given
+
+
+@pytest.mark.parametrize("batch_size, error", [(0, ValueError), (-1, ValueError), (2.5, TypeError), (True, TypeError)])
+def test_plan_of_what_is_no_batch_size(model, batch_size, error):
+    check(lambda: model.plan(batch_size), error, ["batch_size", str(batch_size)])
+
+
+def test_plan_in_a_callback(model):
+    """A callback may ask, between two epochs."""
+    x, y, plans = np.ones((4, 4)), np.ones((4, 3)), []
+    ask = [lambda model, history: plans.append(model.plan(4))]
+    model.fit(x, y, loss="mse", epochs=2, callbacks=ask, progress=False)
+    assert plans[0] is plans[1]
+
+
 def test_two_calls_at_once(model):
     """One thread is held inside a callback of fit; the other's call is an error, and afterwards all is well."""
     inside, leave = threading.Event(), threading.Event()
@@ -209,6 +249,7 @@ def test_two_calls_at_once(model):
         lambda: model.fit(x, y, **options),
         lambda: model.loss_and_gradients(x, y, "mse"),
         model.state_dict,
+        lambda: model.plan(4),
         lambda: model.load_state_dict(fm.MLP(SIZES, backend="python").state_dict()),
     ]
     for call in calls:

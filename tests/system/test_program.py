@@ -393,6 +393,18 @@ def test_plan_takes_any_sequence_and_whole_number():
     assert named == Plan(*LIBRARY_PLAN, (("a @ b", "00ff"),)) and hash(named) == hash(replace(named))
 
 
+PLANS = [
+    Plan(1, ("out",)),
+    Plan(np.int64(2), ["out", "in", "rows"]),
+    Plan(*LIBRARY_PLAN, (("a @ b in 'words'", "00ff"), ("b @ c", "01"))),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=str)
+def test_repr_of_a_plan_makes_it_again(plan):
+    assert eval(repr(plan), {"Plan": Plan}) == plan
+
+
 def test_plan_names_algorithms():
     """One line for each product, and what is not named has none."""
     plan = Plan(*LIBRARY_PLAN, (("a @ b", "00ff"), ("b @ c", "01")))

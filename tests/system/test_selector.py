@@ -1,5 +1,7 @@
 """Which backend runs: by name, by the environment, by where the arrays lie; and what cannot be met says so."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import fusedmlp as fm
 import processes
 from fusedmlp import backends
 from fusedmlp.backends import backend_of
+from fusedmlp.backends.cuda import driver
 from fusedmlp.kernels import program
 
 
@@ -53,9 +56,8 @@ def test_backends_by_name():
 
 @pytest.mark.parametrize("missing, name", [(None, "cuda"), ("there is no NVIDIA driver", "cpu")], ids=str)
 def test_auto_is_cuda_where_a_device_can_be_used(monkeypatch, missing, name):
-    monkeypatch.setattr(backends, "unavailable", lambda asked: missing if asked == "cuda" else None)
-    chosen, reason = backends.chosen()
-    assert chosen == name and (missing or "device") in reason
+    monkeypatch.setattr(driver, "absence", lambda: missing)
+    assert backends.chosen() == (name, "a device can be used" if missing is None else f"no cuda: {missing}")
     monkeypatch.setenv("FUSEDMLP_BACKEND", "python")
     assert backends.chosen() == ("python", "FUSEDMLP_BACKEND=python")
 
@@ -100,12 +102,28 @@ def test_environment_that_names_nothing(monkeypatch):
         fm.get_backend()
 
 
-def test_environment_that_cannot_be_met(monkeypatch):
-    if "cuda" in fm.available_backends():
-        pytest.skip("it can")
+@pytest.mark.parametrize("call", [fm.get_backend, lambda: fm.MLP([2, 3])], ids=["get_backend", "MLP"])
+def test_environment_that_cannot_be_met(monkeypatch, call):
+    """The error names the variable, and what to write there."""
+    monkeypatch.setattr(driver, "absence", lambda: "no device")
     monkeypatch.setenv("FUSEDMLP_BACKEND", "cuda")
-    with pytest.raises(fm.BackendUnavailable, match="'cuda' is not available"):
-        fm.get_backend()
+    with pytest.raises(fm.BackendUnavailable) as caught:
+        call()
+    said = "FUSEDMLP_BACKEND: backend 'cuda' is not available: no device; FUSEDMLP_BACKEND=cpu needs none"
+    assert str(caught.value) == said
+
+
+def test_compiled_code_that_cannot_be_had(monkeypatch):
+    """Without Numba's compiler, python is asked for where the caller asks: by an argument, or for single kernels by the
+    variable."""
+    monkeypatch.setattr(driver, "absence", lambda: "no device")
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    with pytest.raises(fm.BackendUnavailable, match=r"^backend 'cpu' is .*; unset it, or use backend='python'$"):
+        fm.MLP([2, 3])
+    with pytest.raises(fm.BackendUnavailable, match=r"^arrays .*: backend 'cpu' .* or use FUSEDMLP_BACKEND=python$"):
+        fm.softmax(np.ones((2, 3)))
+    monkeypatch.setenv("FUSEDMLP_BACKEND", "python")
+    assert fm.softmax(np.ones((2, 3))).shape == (2, 3)
 
 
 @pytest.mark.parametrize("name", ["python", "cpu"])
@@ -155,11 +173,16 @@ def test_mixed_devices_of_an_update():
         optimizer.update_inplace(parameter, Elsewhere(CUDA), optimizer.init(parameter))
 
 
-def test_arrays_on_cuda_ask_for_its_backend():
-    if "cuda" in fm.available_backends():
-        pytest.skip("it is there")
-    with pytest.raises(fm.BackendUnavailable, match="'cuda' is not available"):
+def test_arrays_on_cuda_ask_for_its_backend(monkeypatch):
+    """The caller named no backend, so the remedy is one for arrays; the variable does not count."""
+    monkeypatch.setattr(driver, "absence", lambda: "no device")
+    monkeypatch.setenv("FUSEDMLP_BACKEND", "cpu")
+    with pytest.raises(fm.BackendUnavailable) as caught:
         fm.softmax(Elsewhere(CUDA))
+    assert str(caught.value) == (
+        "arrays on a CUDA device: backend 'cuda' is not available: no device; a copy in the processor's memory needs "
+        "none"
+    )
 
 
 def test_arrays_on_a_device_that_nobody_knows():
@@ -271,6 +294,21 @@ def test_set_num_threads_value(threads, number):
         fm.set_num_threads(number)
 
 
+def test_more_threads_than_make_sense(threads):
+    """Are refused before any is started: asked for by number, by the environment, or by a plan, whose workers are
+    otherwise as many as it says."""
+    most, layers = 16 * os.cpu_count(), ("out", "in")
+    assert threads.most_workers == most
+    fm.set_num_threads(most)
+    for number in (most + 1, 10**6):
+        with pytest.raises(ValueError, match=f"n: expected at most {most} on this machine, got {number}"):
+            fm.set_num_threads(number)
+        with pytest.raises(ValueError, match=f"plan: expected at most {most} workers on cpu, got {number}"):
+            fm.MLP([3, 4, 2], backend="cpu", plan=fm.backends.Plan(number, layers))
+    fm.set_num_threads(1)
+    assert fm.MLP([3, 4, 2], backend="cpu", plan=fm.backends.Plan(most, layers)).plan(8).workers == most
+
+
 @pytest.mark.parametrize("number", [2.0, "2", None, True])
 def test_set_num_threads_type(threads, number):
     with pytest.raises(TypeError, match="n: expected a whole number of at least 1"):
@@ -291,3 +329,10 @@ def test_threads_from_a_wrong_environment(value):
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert f"ValueError: FUSEDMLP_NUM_THREADS: expected a whole number of at least 1, got '{value}'" in errors
+
+
+def test_too_many_threads_from_the_environment():
+    process = processes.start("-c", THREADS, FUSEDMLP_NUM_THREADS=10**6)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert f"ValueError: FUSEDMLP_NUM_THREADS: expected at most {16 * os.cpu_count()} on this machine" in errors
