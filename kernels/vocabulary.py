@@ -230,3 +230,10 @@ def scratch(c, like, rows, columns):
 def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
     """z = op(a) op(b), or z += with `accumulate`; op transposes where its flag says so. All lanes of the worker
     call it, and meet before it returns. The order of summation depends on the shapes alone."""
+
+
+@word
+def add_rows(c, a, y):
+    """y[j] = the sum of column j of the block `a`, of at most STRETCH rows for each row of lanes (kernels/summation.py).
+    All lanes of the worker call it, and meet before it returns. The order of summation depends on the shape of `a` and
+    on how many lanes there are, and on nothing else."""

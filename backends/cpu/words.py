@@ -127,6 +127,21 @@ def only_part(typing_context, c, part):
     return part(c, part), lambda context, builder, signature, arguments: arguments[1]
 
 
+@njit(**INNER)
+def add_rows(c, a, y):
+    """Row after row; the columns of each are added as vectors."""
+    for j in range(y.shape[0]):
+        y[j] = const(y[j], 0)
+    for i in range(a.shape[0]):
+        add_to(row(a, i), y)
+
+
+@njit(**INNER)
+def add_to(a, y):
+    for j in range(y.shape[0]):
+        y[j] += a[j]
+
+
 WORDS = {
     "const": const,
     "exp": math.exp,
@@ -165,4 +180,5 @@ WORDS = {
     "product_tile": product_tile,
     "scratch": scratch,
     "matmul_tile": matmul_tile,
+    "add_rows": add_rows,
 }
