@@ -151,17 +151,18 @@ def sync_lanes(c):
 
 
 @word
-def row_sum(c, part):
-    """The sum of what the lanes of this worker bring, in a fixed order, known to each of them."""
+def row_sum(c, part, count):
+    """The sum of what the first `count` lanes of this worker bring, or all where it has fewer, in an order that depends
+    on their number alone; known to each lane."""
 
 
 @word
-def row_max(c, part):
-    """The greatest of what the lanes of this worker bring, known to each of them."""
+def row_max(c, part, count):
+    """The greatest of what these lanes bring, known to each lane."""
 
 
 @word
-def double_sum(c, part):
+def double_sum(c, part, count):
     """As `row_sum`, of float64s: for the loss's running sum, and for nothing else."""
 
 

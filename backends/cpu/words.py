@@ -122,9 +122,9 @@ def product_tile(typing_context, c, target):
 
 
 @intrinsic
-def only_part(typing_context, c, part):
+def only_part(typing_context, c, part, count):
     """One lane brings the whole."""
-    return part(c, part), lambda context, builder, signature, arguments: arguments[1]
+    return part(c, part, count), lambda context, builder, signature, arguments: arguments[1]
 
 
 @njit(**INNER)

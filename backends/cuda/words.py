@@ -102,12 +102,13 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         return device.shared(f"parts_{np.dtype(kind).name}", lanes, kind)
 
     def over_lanes(combine, kind):
-        """The word that combines what the lanes bring, in the order of a tree, which depends on their number alone."""
+        """The word that combines what so many lanes bring, in the order of a tree, which depends on their number alone:
+        ten classes take 4 levels, and not the 8 of a whole block."""
         joined, parts_of_block = device.compile(combine, thin), parts_of_lanes(kind)
 
-        def combined(c, part):
+        def combined(c, part, count):
             parts = parts_of_block()
-            k, width = x() + across * y(), lanes
+            k, width = x() + across * y(), min(count, lanes)
             cuda.syncthreads()
             parts[k] = part
             cuda.syncthreads()
