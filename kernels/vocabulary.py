@@ -235,6 +235,6 @@ def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
 
 @word
 def add_rows(c, a, y):
-    """y[j] = the sum of column j of the block `a`, of at most STRETCH rows for each row of lanes (kernels/summation.py).
-    All lanes of the worker call it, and meet before it returns. The order of summation depends on the shape of `a` and
-    on how many lanes there are, and on nothing else."""
+    """y[j] = the sum of column j of the block `a`, which has at most STRETCH rows for each row of lanes (see
+    kernels/summation.py). All lanes of the worker call it, and meet before it returns. The order of summation depends
+    on the shape of `a` and on how the lanes are laid out, and on nothing else."""

@@ -125,7 +125,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
     parts_of_columns = parts_of_lanes(dtype)
 
     def add_rows(c, a, target):
-        """As many columns at a time as lanes lie across a tile: each row of lanes adds up its rows of `a`, in a register,
+        """As many columns at a time as lanes lie across a tile: each row of lanes adds up its rows of `a` in registers,
         and a tree joins the rows of lanes."""
         parts, k = parts_of_columns(), x() + across * y()
         for start in range(0, a.shape[1], across):
