@@ -173,14 +173,14 @@ def log_sum_exp_parts(c, z):
     m = z[0]
     for j in range(lane(c), z.shape[0], lanes(c)):
         m = m if m >= z[j] else z[j]
-    m = row_max(c, m)
+    m = row_max(c, m, z.shape[0])
     s, error = const(m, 0), const(m, 0)
     for start in range(0, z.shape[0], STRETCH * lanes(c)):
         part = const(m, 0)
         for j in range(start + lane(c), min(start + STRETCH * lanes(c), z.shape[0]), lanes(c)):
             part += exp(z[j] - m)
         s, error = compensated(s, error, part)
-    return m, row_sum(c, s)
+    return m, row_sum(c, s, z.shape[0])
 
 
 def row_total(c, a):
@@ -191,7 +191,7 @@ def row_total(c, a):
         for j in range(start + lane(c), min(start + STRETCH * lanes(c), a.shape[0]), lanes(c)):
             part += a[j]
         total, error = compensated(total, error, part)
-    return row_sum(c, total)
+    return row_sum(c, total, a.shape[0])
 
 
 def softmax_element(z, m, s):
@@ -212,7 +212,7 @@ def softmax_gradient(c, dy, y, dz):
         for j in range(start + lane(c), min(start + STRETCH * lanes(c), y.shape[0]), lanes(c)):
             part += dy[j] * y[j]
         dot, error = compensated(dot, error, part)
-    dot = row_sum(c, dot)
+    dot = row_sum(c, dot, y.shape[0])
     for j in range(lane(c), y.shape[0], lanes(c)):
         dz[j] = y[j] * (dy[j] - dot)
 

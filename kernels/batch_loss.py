@@ -17,7 +17,7 @@ def loss_elements(c, a, truth, labels, da, losses, weights, factor, p, first_row
         if each:
             loss_each_span(c, row(a, i), row(truth, i), row(da, i), row(losses, i), w, p)
         else:
-            total = row_sum(c, loss_span(c, row(a, i), row(truth, i), row(da, i), w, p))
+            total = row_sum(c, loss_span(c, row(a, i), row(truth, i), row(da, i), w, p), a.shape[1])
             losses[i, 0] = w * total
 
 
@@ -69,4 +69,4 @@ def total_loss(c, losses, rows):
     part = 0.0
     for i in range(lane(c), rows, lanes(c)):
         part += double(losses[i, 0])
-    return double_sum(c, part)
+    return double_sum(c, part, rows)

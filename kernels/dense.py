@@ -11,6 +11,7 @@ from fusedmlp.kernels.choice import SAVES_PREACTIVATION, SLOTS, Choice, gradient
 from fusedmlp.kernels.sharing import all_tiles, count_tiles, tile
 from fusedmlp.kernels.summation import STRETCH, compensated
 from fusedmlp.kernels.vocabulary import (
+    add_rows,
     block,
     const,
     lane,
@@ -208,14 +209,13 @@ SUM_ROWS = 3  # what column_sums needs: the sums, the sums of a stretch of rows,
 
 
 def column_sums(c, a, sums):
-    """Row 0 of sums (SUM_ROWS, n) = the sums of the columns of a (m, n). A lane has its columns by itself."""
+    """Row 0 of sums (SUM_ROWS, n) = the sums of the columns of a (m, n)."""
     total, part, error = row(sums, 0), row(sums, 1), row(sums, 2)
     clear_span(c, total)
     clear_span(c, error)
-    for start in range(0, a.shape[0], STRETCH):
-        clear_span(c, part)
-        for i in range(start, min(start + STRETCH, a.shape[0])):
-            accumulate_span(c, row(a, i), part)
+    rows = STRETCH * lane_rows(c)
+    for start in range(0, a.shape[0], rows):
+        add_rows(c, block(a, start, 0, min(rows, a.shape[0] - start), a.shape[1]), part)
         compensated_span(c, part, total, error)
     sync_lanes(c)
 

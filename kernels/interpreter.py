@@ -7,9 +7,7 @@ the table says so, they meet.
 from fusedmlp.kernels.batch_loss import loss_tile, total_loss
 from fusedmlp.kernels.choice import instruction
 from fusedmlp.kernels.dense import (
-    activate,
     activate_tile,
-    activation_backward,
     add_span,
     bias_update,
     dense_forward,
@@ -61,7 +59,7 @@ from fusedmlp.kernels.program import (
     Y_AT,
     Y_LENGTH,
 )
-from fusedmlp.kernels.sharing import share
+from fusedmlp.kernels.sharing import count_tiles, share, tile
 from fusedmlp.kernels.vocabulary import (
     barrier,
     block,
@@ -276,23 +274,50 @@ def rows_of(c, rows):
 
 
 @thin
+def pieces_of(c, i, rows, columns):
+    """(count, tiles): this worker's part of a matrix that is worked on element by element, in so many pieces: tile
+    after tile, or else its rows as one, which is what a rule of scope "row" asks for."""
+    if i[PARTITION] == TILES:
+        tiles = 0, rows, 0, columns, worker(c), workers(c)
+        return count_tiles(c, tiles), tiles
+    first, last = rows_of(c, rows)
+    return min(1, last - first), (first, last, 0, columns, 0, 1)
+
+
+@thin
+def piece(c, i, tiles, k):
+    """(first row, rows, first column, columns) of the k-th of these pieces."""
+    if i[PARTITION] == TILES:
+        return tile(c, tiles, k)
+    first, last, _, columns, _, _ = tiles
+    return first, last - first, 0, columns
+
+
+@thin
 def gather(c, i, buffer, data, now):
     x, truth, weights, labels, batch_labels, order, _, _, _ = data
     _, start, rows, batch, _ = now
-    first, last = rows_of(c, rows)
-    to = matrix(buffer, i[Y_AT], batch, i[Y_LENGTH])
-    for k in range(first + lane_row(c), last, lane_rows(c)):
-        copy_span(c, row(x, order[start + k]), vector(row(to, k), 0, i[INPUTS]))
+    rows_in_order = vector(order, start, rows)
+    gather_rows(c, i, x, rows_in_order, block(matrix(buffer, i[Y_AT], batch, i[Y_LENGTH]), 0, 0, rows, i[INPUTS]))
     if truth.shape[0] > 0:
-        to = matrix(buffer, i[B_AT], batch, i[B_LENGTH])
-        for k in range(first + lane_row(c), last, lane_rows(c)):
-            copy_span(c, row(truth, order[start + k]), vector(row(to, k), 0, i[OUTPUTS]))
+        to = block(matrix(buffer, i[B_AT], batch, i[B_LENGTH]), 0, 0, rows, i[OUTPUTS])
+        gather_rows(c, i, truth, rows_in_order, to)
+    first, last = rows_of(c, rows)
     if labels.shape[0] > 0:
         for k in range(first + lane(c), last, lanes(c)):
             batch_labels[k] = labels[order[start + k]]
     if weights.shape[0] > 0:
         for k in range(first + lane(c), last, lanes(c)):
             buffer[i[W_AT] + k] = weights[order[start + k]]
+
+
+def gather_rows(c, i, a, rows, y):
+    """This worker's part of y (rows, n), whose row k is row rows[k] of a."""
+    count, tiles = pieces_of(c, i, y.shape[0], y.shape[1])
+    for number in range(count):
+        first, m, j, n = piece(c, i, tiles, number)
+        for k in range(first + lane_row(c), first + m, lane_rows(c)):
+            copy_span(c, vector(row(a, rows[k]), j, n), vector(row(y, k), j, n))
 
 
 def copy_span(c, a, y):
@@ -361,19 +386,20 @@ def join(c, i, buffer, data, now):
     _, _, rows, _, _ = now
     forwards = i[OP] == JOIN
     columns = i[OUTPUTS] if forwards else i[INPUTS]
-    first, last = rows_of(c, rows)
-    if last > first:
-        sums = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), first, 0, last - first, columns)
+    p = parameters(i, buffer)
+    count, tiles = pieces_of(c, i, rows, columns)
+    for number in range(count):
+        first, m, j, n = piece(c, i, tiles, number)
+        sums = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), first, j, m, n)
         for k in range(1, i[PARTS]):
-            part = block(matrix(buffer, i[X_AT] + k * i[STRIDE], rows, i[X_LENGTH]), first, 0, last - first, columns)
-            for j in range(lane_row(c), last - first, lane_rows(c)):
-                add_span(c, row(sums, j), row(part, j), row(sums, j))
+            part = block(matrix(buffer, i[X_AT] + k * i[STRIDE], rows, i[X_LENGTH]), first, j, m, n)
+            for r in range(lane_row(c), m, lane_rows(c)):
+                add_span(c, row(sums, r), row(part, r), row(sums, r))
         sync_lanes(c)
-        y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), first, 0, last - first, columns)
-        saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), first, 0, last - first, columns)
-        p = parameters(i, buffer)
+        y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), first, j, m, n)
+        saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), first, j, m, n)
         if forwards:
-            bias = vector(buffer, i[B_AT], columns if i[B_LENGTH] > 0 else 0)
+            bias = vector(buffer, i[B_AT] + j, n if i[B_LENGTH] > 0 else 0)
             activate_tile(i[KIND], c, sums, bias, y, saved, i[KEEP] > 0, p)
         else:
             gradient_tile(i[KIND], c, sums, saved, y, p)
@@ -382,14 +408,16 @@ def join(c, i, buffer, data, now):
 @thin
 def through_activation(c, i, buffer, data, now):
     _, _, rows, _, _ = now
-    first, last = rows_of(c, rows)
-    y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     p = parameters(i, buffer)
-    if i[OP] == ACTIVATE:
-        activate(c, y, y, y, False, i[KIND], p, first, last)
-    else:
-        saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), 0, 0, rows, i[OUTPUTS])
-        activation_backward(c, y, saved, y, i[KIND], p, first, last)
+    count, tiles = pieces_of(c, i, rows, i[OUTPUTS])
+    for number in range(count):
+        first, m, j, n = piece(c, i, tiles, number)
+        y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), first, j, m, n)
+        if i[OP] == ACTIVATE:
+            activate_tile(i[KIND], c, y, vector(buffer, 0, 0), y, y, False, p)
+        else:
+            saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), first, j, m, n)
+            gradient_tile(i[KIND], c, y, saved, y, p)
 
 
 @thin
@@ -468,17 +496,17 @@ def step_alone(c, i, buffer, data, now):
 def step_block(c, i, buffer, at, gradient_at, rows, length, columns, h):
     weight, s0, s1, s2 = with_slots(c, i, buffer, at, rows, length)
     gradient = matrix(buffer, gradient_at, rows, length)
-    first, last = rows_of(c, rows)
-    if last > first:
-        n = last - first
+    count, tiles = pieces_of(c, i, rows, columns)
+    for number in range(count):
+        first, m, j, n = piece(c, i, tiles, number)
         update_tile(
             i[KIND],
             c,
-            block(gradient, first, 0, n, columns),
-            block(weight, first, 0, n, columns),
-            block(s0, first, 0, n, columns),
-            block(s1, first, 0, n, columns),
-            block(s2, first, 0, n, columns),
+            block(gradient, first, j, m, n),
+            block(weight, first, j, m, n),
+            block(s0, first, j, m, n),
+            block(s1, first, j, m, n),
+            block(s2, first, j, m, n),
             h,
         )
 
@@ -486,10 +514,12 @@ def step_block(c, i, buffer, at, gradient_at, rows, length, columns, h):
 @thin
 def copy_out(c, i, buffer, data, now):
     (_, _, _, _, _, _, _, _, result), (_, start, rows, _, _) = data, now
-    first, last = rows_of(c, rows)
     y = matrix(buffer, i[Y_AT], rows, i[Y_LENGTH])
-    for k in range(first + lane_row(c), last, lane_rows(c)):
-        copy_span(c, row(y, k), row(result, start + k))
+    count, tiles = pieces_of(c, i, rows, i[OUTPUTS])
+    for number in range(count):
+        first, m, j, n = piece(c, i, tiles, number)
+        for k in range(first + lane_row(c), first + m, lane_rows(c)):
+            copy_span(c, vector(row(y, k), j, n), vector(row(result, start + k), j, n))
 
 
 # By op: what `one` is bound for.

@@ -122,7 +122,7 @@ def cross_entropy_probabilities(c, z, t, gradient, factor):
             part += t[j] * (log_s - (z[j] - m))
             gradient[j] = factor * (softmax_element(z[j], m, s) * mass - t[j])
         loss, error = compensated(loss, error, part)
-    return row_sum(c, loss)
+    return row_sum(c, loss, z.shape[0])
 
 
 def cross_entropy_indices(c, z, k, gradient, factor):

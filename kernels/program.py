@@ -213,6 +213,12 @@ class _Writer:
         return table
 
 
+def _shared_out(partition: int) -> tuple[Fields, Axis]:
+    """How an instruction that takes element by element is shared out in a layer of that partition: by tiles as the
+    layer, so that all lanes of a worker have some of it, or by rows; and along which axis."""
+    return ({PARTITION: TILES}, "all") if partition == TILES else ({PARTITION: ROWS}, "rows")
+
+
 def _shared_by(partition: int, axes: dict[int, Axis]) -> Axis:
     """Along which axis a block is shared out; tiles are along both, and count as everybody's."""
     return axes.get(partition, "all")
@@ -347,15 +353,16 @@ class _Composer:
         self.constants_at = [self.add_constants(a.parameters) for a in network.activations]
         a = layout.add("a 0", self.batch, network.sizes[0])
         gathered = {"Y": a}
-        writes = [Access("a 0", "rows", True)]
+        shared, axis = _shared_out(self.partitions[0])
+        writes = [Access("a 0", axis, True)]
         if loss is not None:
             gathered |= {
                 "B": layout.add("truth", self.batch, network.sizes[-1]),
                 "W": layout.add("sample weights", 1, self.batch),
             }
-            writes.append(Access("truth", "rows", True))  # and with it labels and sample weights
+            writes.append(Access("truth", axis, True))  # and with it labels and sample weights
         extents = {INPUTS: network.sizes[0], OUTPUTS: network.sizes[-1]}
-        self.write(GATHER, extents | self.filled(a) | self.blocks(**gathered), *writes)
+        self.write(GATHER, shared | extents | self.filled(a) | self.blocks(**gathered), *writes)
         for layer, activation in enumerate(network.activations):
             last = layer == network.layers - 1
             reads_logits = last and loss is not None and fused_output(network, loss)
@@ -378,7 +385,7 @@ class _Composer:
         if activation.scope == "row":
             self.write(
                 ACTIVATE,
-                self.rule(layer, activation) | self.extents(layer) | self.blocks(Y=y),
+                self.rule(layer, activation) | {PARTITION: ROWS} | self.extents(layer) | self.blocks(Y=y),
                 Access(y.name, "rows", True),
             )
 
@@ -411,12 +418,13 @@ class _Composer:
             Access(saved.name, "all", True),
         )
         if not last:
+            shared, axis = _shared_out(self.partitions[layer])
             self.write(
                 JOIN,
-                epilogue | {PARTS: 1} | self.blocks(X=saved, Y=y, S=saved, **bias),
+                epilogue | shared | {PARTS: 1} | self.blocks(X=saved, Y=y, S=saved, **bias),
                 *(Access(block.name, "all") for block in bias.values()),
-                Access(y.name, "rows", True),
-                Access(saved.name, "rows", True),
+                Access(y.name, axis, True),
+                Access(saved.name, axis, True),
             )
 
     def filled(self, y: Block) -> Fields:
@@ -448,7 +456,7 @@ class _Composer:
         )
 
     def exchange(self, part: Block) -> Fields:
-        return {STRIDE: part.extent, PARTS: self.geometry.workers}
+        return {PARTITION: ROWS, STRIDE: part.extent, PARTS: self.geometry.workers}
 
     def partial(self, layer: int, partition: int, part: Block) -> Fields:
         """What the two instructions that leave partial sums have in common."""
@@ -460,7 +468,8 @@ class _Composer:
 
     def result(self) -> None:
         y = self.layout[f"a {self.network.layers}"]
-        self.write(RESULT, {OUTPUTS: self.network.sizes[-1]} | self.blocks(Y=y), Access(y.name, "rows"))
+        shared, axis = _shared_out(self.partitions[-1])
+        self.write(RESULT, shared | {OUTPUTS: self.network.sizes[-1]} | self.blocks(Y=y), Access(y.name, axis))
 
     def backward(self, loss: Loss, update: Update, prefix: str) -> None:
         """LOSS, then down the layers: block "d l" is the gradient with respect to z of layer l (from 1). A layer's
@@ -473,7 +482,7 @@ class _Composer:
         self.write(
             LOSS,
             rule
-            | {OUTPUTS: network.sizes[-1]}
+            | {PARTITION: ROWS, OUTPUTS: network.sizes[-1]}
             | self.filled(d)
             | self.blocks(X=a, Y=d, S=losses, B=layout["truth"], W=layout["sample weights"]),
             Access(a.name, "rows"),
@@ -493,11 +502,12 @@ class _Composer:
         """d = d f'(saved), where that could not be the epilogue of a product."""
         activation, saved = self.saved[layer]
         if activation.name != "identity":
+            shared, axis = _shared_out(ROWS if activation.scope == "row" else self.partitions[layer - 1])
             self.write(
                 ACTIVATION_BACKWARD,
-                self.rule(layer - 1, activation) | {OUTPUTS: d.columns} | self.blocks(Y=d, S=saved),
-                Access(saved.name, "rows"),
-                Access(d.name, "rows", True),
+                self.rule(layer - 1, activation) | shared | {OUTPUTS: d.columns} | self.blocks(Y=d, S=saved),
+                Access(saved.name, axis),
+                Access(d.name, axis, True),
             )
 
     def backward_layer(self, layer: int) -> None:
@@ -596,11 +606,12 @@ class _Composer:
             self.step(layer, update, {"W": self.layout[name]}, {"X": gradient})
 
     def step(self, layer: int, update: Update, given: dict[str, Block], gradients: dict[str, Block]) -> None:
+        shared, axis = _shared_out(self.partitions[layer])
         self.write(
             STEP,
-            self.state(update) | self.extents(layer) | self.blocks(**gradients, **given),
-            *(Access(gradient.name, "rows") for gradient in gradients.values()),
-            *(Access(made.name, "rows", True) for made in given.values()),
+            self.state(update) | shared | self.extents(layer) | self.blocks(**gradients, **given),
+            *(Access(gradient.name, axis) for gradient in gradients.values()),
+            *(Access(made.name, axis, True) for made in given.values()),
         )
 
     def state(self, update: Update) -> Fields:

@@ -23,6 +23,8 @@ from fusedmlp.kernels.vocabulary import (
     barrier,
     block,
     lane,
+    lane_rows,
+    matrix,
     row,
     scratch,
     sync_lanes,
@@ -139,17 +141,25 @@ def loss(c, a, truth, labels, da, losses, total, weights, factor, by_mass, kind,
 
 
 def step(c, g, w, s0, s1, s2, kind, h, multiple):
-    """One optimizer step of w by g, all (1, n)."""
+    """One optimizer step of w by g, all (1, n). Rows of lanes take a worker's share as rows as long as a tile, and then
+    what remains; a single one takes it whole (in rows of 512 momentum was a fifth slower; 1e6 elements, AVX-512)."""
     first, last = share(w.shape[1], multiple, worker(c), workers(c))
-    if last > first:
-        n = last - first
-        update_tile(
-            kind,
-            c,
-            block(g, 0, first, 1, n),
-            block(w, 0, first, 1, n),
-            block(s0, 0, first, 1, n),
-            block(s1, 0, first, 1, n),
-            block(s2, 0, first, 1, n),
-            h,
-        )
+    length = tile_columns(c) if lane_rows(c) > 1 else max(1, last - first)
+    rows = (last - first) // length
+    rest = first + rows * length
+    step_rows(c, g, w, s0, s1, s2, kind, h, first, rows, length)
+    step_rows(c, g, w, s0, s1, s2, kind, h, rest, 1, last - rest)
+
+
+def step_rows(c, g, w, s0, s1, s2, kind, h, at, rows, length):
+    """A step of rows x length elements from element `at` on."""
+    update_tile(
+        kind,
+        c,
+        matrix(row(g, 0), at, rows, length),
+        matrix(row(w, 0), at, rows, length),
+        matrix(row(s0, 0), at, rows, length),
+        matrix(row(s1, 0), at, rows, length),
+        matrix(row(s2, 0), at, rows, length),
+        h,
+    )

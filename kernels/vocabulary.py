@@ -151,17 +151,18 @@ def sync_lanes(c):
 
 
 @word
-def row_sum(c, part):
-    """The sum of what the lanes of this worker bring, in a fixed order, known to each of them."""
+def row_sum(c, part, count):
+    """The sum of what the first `count` lanes of this worker bring, or all where it has fewer, in an order that depends
+    on their number alone; known to each lane."""
 
 
 @word
-def row_max(c, part):
-    """The greatest of what the lanes of this worker bring, known to each of them."""
+def row_max(c, part, count):
+    """The greatest of what these lanes bring, known to each lane."""
 
 
 @word
-def double_sum(c, part):
+def double_sum(c, part, count):
     """As `row_sum`, of float64s: for the loss's running sum, and for nothing else."""
 
 
@@ -230,3 +231,10 @@ def scratch(c, like, rows, columns):
 def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
     """z = op(a) op(b), or z += with `accumulate`; op transposes where its flag says so. All lanes of the worker
     call it, and meet before it returns. The order of summation depends on the shapes alone."""
+
+
+@word
+def add_rows(c, a, y):
+    """y[j] = the sum of column j of the block `a`, which has at most STRETCH rows for each row of lanes (see
+    kernels/summation.py). All lanes of the worker call it, and meet before it returns. The order of summation depends
+    on the shape of `a` and on how the lanes are laid out, and on nothing else."""

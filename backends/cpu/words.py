@@ -122,9 +122,24 @@ def product_tile(typing_context, c, target):
 
 
 @intrinsic
-def only_part(typing_context, c, part):
+def only_part(typing_context, c, part, count):
     """One lane brings the whole."""
-    return part(c, part), lambda context, builder, signature, arguments: arguments[1]
+    return part(c, part, count), lambda context, builder, signature, arguments: arguments[1]
+
+
+@njit(**INNER)
+def add_rows(c, a, y):
+    """Row after row; the columns of each are added as vectors."""
+    for j in range(y.shape[0]):
+        y[j] = const(y[j], 0)
+    for i in range(a.shape[0]):
+        add_to(row(a, i), y)
+
+
+@njit(**INNER)
+def add_to(a, y):
+    for j in range(y.shape[0]):
+        y[j] += a[j]
 
 
 WORDS = {
@@ -165,4 +180,5 @@ WORDS = {
     "product_tile": product_tile,
     "scratch": scratch,
     "matmul_tile": matmul_tile,
+    "add_rows": add_rows,
 }

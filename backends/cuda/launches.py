@@ -28,6 +28,8 @@ from fusedmlp.kernels.program import (
     LIBRARY,
     OP,
     OUTPUTS,
+    PARTITION,
+    ROWS,
     STEP,
     TOTAL,
     UPDATE,
@@ -140,17 +142,20 @@ class Launches:
         rows, columns = self._extent(i, call.program.batch)
         shape = self._shape(call, rows, columns) if i[OP] in MATRICES else self._shapes[call.dtype][0]
         rules = () if i[OP] in BARE else ((family(entry), (i[KIND],)),)
-        blocks = -(-rows // shape.edge) * -(-columns // shape.edge)
+        # A rule over whole rows has a row a block, everything else a tile.
+        blocks = rows if i[PARTITION] == ROWS else -(-rows // shape.edge) * -(-columns // shape.edge)
         return entry, Kind(call.dtype, shape, rules), max(1, min(blocks, call.plan.workers))
 
     def _extent(self, i: list[int], batch: int) -> tuple[int, int]:
-        """Rows and columns of what an instruction makes, a tile of which is a block's."""
+        """Rows and columns of what an instruction makes."""
         if i[OP] == TOTAL:
             return 1, 1
         if i[OP] == UPDATE:
             return i[OUTPUTS], max(1, i[INPUTS])
         if i[OP] == STEP:
             return i[OUTPUTS], i[INPUTS]
+        if i[OP] == GATHER:
+            return batch, max(i[INPUTS], i[OUTPUTS])  # of the inputs and of the truth
         return batch, i[INPUTS] if i[OP] == BACKWARD else i[OUTPUTS]
 
     def _shape(self, call: Call, rows: int, columns: int) -> Shape:

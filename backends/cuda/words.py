@@ -97,14 +97,18 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
     def sync_lanes(c):
         cuda.syncthreads()
 
-    def over_lanes(combine, kind):
-        """The word that combines what the lanes bring, in the order of a tree, which depends on their number alone."""
-        joined = device.compile(combine, thin)
-        parts_of_lanes = device.shared(f"parts_{np.dtype(kind).name}", shape.lanes, kind)
+    def parts_of_lanes(kind):
+        """The block's array of a number for each lane."""
+        return device.shared(f"parts_{np.dtype(kind).name}", lanes, kind)
 
-        def combined(c, part):
-            parts = parts_of_lanes()
-            k, width = x() + across * y(), lanes
+    def over_lanes(combine, kind):
+        """The word that combines what so many lanes bring, in the order of a tree, which depends on their number alone:
+        ten classes take 4 levels, and not the 8 of a whole block."""
+        joined, parts_of_block = device.compile(combine, thin), parts_of_lanes(kind)
+
+        def combined(c, part, count):
+            parts = parts_of_block()
+            k, width = x() + across * y(), min(count, lanes)
             cuda.syncthreads()
             parts[k] = part
             cuda.syncthreads()
@@ -117,6 +121,31 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
             return parts[0]
 
         return combined
+
+    parts_of_columns = parts_of_lanes(dtype)
+
+    def add_rows(c, a, target):
+        """As many columns at a time as lanes lie across a tile: each row of lanes adds up its rows of `a` in registers,
+        and a tree joins the rows of lanes."""
+        parts, k = parts_of_columns(), x() + across * y()
+        for start in range(0, a.shape[1], across):
+            j, part = start + x(), dtype(0)
+            if j < a.shape[1]:
+                for i in range(y(), a.shape[0], down):
+                    part += a[i, j]
+            cuda.syncthreads()
+            parts[k] = part
+            cuda.syncthreads()
+            width = down
+            while width > 1:
+                half = (width + 1) // 2
+                if y() < width - half:
+                    parts[k] += parts[k + across * half]
+                cuda.syncthreads()
+                width = half
+            if y() == 0 and j < a.shape[1]:
+                target[j] = parts[k]
+        cuda.syncthreads()
 
     def total(a, b):
         return a + b
@@ -153,6 +182,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         "tile_rows": tile_extent,
         "tile_columns": tile_extent,
         "matmul_tile": staged_product(dtype, shape, device),
+        "add_rows": add_rows,
     }
     words = {name: device.compile(function, False) for name, function in plain.items()}
     words |= {name: device.compile(function, thin) for name, function in giving_arrays.items()} | device.views

@@ -44,6 +44,12 @@ def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
     z[...] = z + product if accumulate else product
 
 
+def add_rows(c, a, y):
+    y[...] = 0
+    for row in a:
+        y += row
+
+
 WORDS: dict[str, Any] = {
     "const": const,
     "exp": np.exp,
@@ -67,9 +73,9 @@ WORDS: dict[str, Any] = {
     "lane_column": lambda c: 0,
     "lane_columns": lambda c: 1,
     "sync_lanes": lambda c: None,
-    "row_sum": lambda c, part: part,
-    "row_max": lambda c, part: part,
-    "double_sum": lambda c, part: part,
+    "row_sum": lambda c, part, count: part,
+    "row_max": lambda c, part, count: part,
+    "double_sum": lambda c, part, count: part,
     "matrix": matrix,
     "vector": lambda buffer, at, length: buffer[at : at + length],
     "home": lambda c, buffer, at, rows, columns: matrix(buffer, at, rows, columns),
@@ -82,4 +88,5 @@ WORDS: dict[str, Any] = {
     "product_tile": lambda c, target: target,
     "scratch": lambda c, like, rows, columns: matrix(c.scratch, 0, rows, columns),
     "matmul_tile": matmul_tile,
+    "add_rows": add_rows,
 }

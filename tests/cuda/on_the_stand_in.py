@@ -502,6 +502,20 @@ def test_launches_are_within_the_device(models, given):
         assert 1 <= launch.blocks <= max(4, 8 * driver.multiprocessors), launch.entry
 
 
+def test_blocks_of_a_launch(device, given):
+    """A block has a tile (4 x 4 here) of what is done element by element, and a row of what is done row by row."""
+    model = classifier(device, Plan(99, TILES, "instructions", ("library", "library")), output="identity")
+    model.fit(given[0], np.eye(3, dtype=np.float32)[given[1]], **TRAINING | {"loss": "mse"})
+    blocks = {}
+    for launch in device._driver.launches:
+        blocks.setdefault(launch.entry, set()).add(launch.blocks)
+    assert blocks["one.gather"] == {2}, "4 x 5 elements"
+    assert blocks["one.join"] == blocks["one.through_activation"] == {2}, "4 x 6"
+    assert blocks["one.step_alone"] == {4, 2}, "6 x 5 and 3 x 6"
+    assert blocks["one.loss"] == {4}, "4 rows"
+    assert blocks["one.total"] == blocks["advance"] == {1}
+
+
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 @pytest.mark.parametrize("activation", ["identity", "tanh", "gelu", "softmax"])
 def test_dense_layers_by_library(device, monkeypatch, activation, precision):

@@ -82,7 +82,7 @@ FAULTS = {
     "a sum over lanes is one lane's": (
         "import stand_in\n"
         "words_for = stand_in.words_for\n"
-        "stand_in.words_for = lambda *rest: words_for(*rest) | {'row_sum': lambda c, part: part}",
+        "stand_in.words_for = lambda *rest: words_for(*rest) | {'row_sum': lambda c, part, count: part}",
         "test_softmax_kernels and 7x13",
         "tolerance",
     ),

@@ -100,7 +100,9 @@ def test_weights_at_home_are_moved():
         assert not compiled_program(runs.SIZES, partitions, 2).table[:, program.HOME].any()
 
 
-@pytest.mark.parametrize("partition", ["out", "in", "rows", ("rows", "out", "in"), ("in", "rows", "rows")], ids=str)
+@pytest.mark.parametrize(
+    "partition", ["out", "in", "rows", "tiles", ("rows", "out", "in"), ("in", "rows", "rows")], ids=str
+)
 @pytest.mark.parametrize("rows", [5, 16, 37])
 def test_prediction_on_any_schedule(partition, rows):
     """The batch after a full one is ragged: a worker's rows there are other workers' rows of the batch before."""
@@ -115,7 +117,7 @@ def test_prediction_on_any_schedule(partition, rows):
         np.testing.assert_array_equal(other, found[0])
 
 
-@pytest.mark.parametrize("partition", ["out", "in", "rows"])
+@pytest.mark.parametrize("partition", ["out", "in", "rows", "tiles"])
 def test_gradients_and_step_on_any_schedule(partition):
     network, given, found = runs.network(), runs.data(rows=11), []
     for schedule in (turns.forwards, *turns.schedules()):
@@ -246,6 +248,24 @@ def test_training_has_no_room_for_a_weight_gradient():
     work = [b for name, b in trains.layout.blocks.items() if name not in trains.parameters]
     assert not weights & {(b.rows, b.columns) for b in work}
     assert set(compiled_program(runs.SIZES, ("out",) * 3, 1).gradients) == set(trains.parameters)
+
+
+@pytest.mark.parametrize(
+    "partitions, expected", [(("tiles",) * 3, program.TILES), (("in", "out", "rows"), program.ROWS)]
+)
+def test_element_by_element_as_the_layer(partitions, expected):
+    """Layers by tiles have what is done element by element by tiles too, other layers by rows; a rule over a row finds
+    it whole."""
+    p, met = program, set()
+    element = {p.GATHER, p.JOIN, p.JOIN_BACKWARD, p.ACTIVATION_BACKWARD, p.STEP, p.RESULT}
+    libraries = (expected == p.TILES,) * 3
+    for hidden, loss, update in product(("gelu", "softmax"), ("mse", None), (optimizers.SGD_UPDATE, None)):
+        made = compiled_program(runs.SIZES, partitions, 2, hidden=hidden, loss=loss, libraries=libraries, update=update)
+        for i in made.table[np.isin(made.table[:, OP], [*element, p.ACTIVATE, p.LOSS])]:
+            over_rows = i[OP] in (p.ACTIVATE, p.LOSS) or (i[OP] == p.ACTIVATION_BACKWARD and hidden == "softmax")
+            assert i[p.PARTITION] == (p.ROWS if over_rows else expected), i[OP]
+            met.add(int(i[OP]))
+    assert element | {p.ACTIVATE, p.LOSS} == met | ({p.JOIN_BACKWARD} if expected == p.TILES else set())
 
 
 def test_every_scalar_of_a_step_reaches_its_rule():
