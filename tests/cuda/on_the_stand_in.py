@@ -13,14 +13,14 @@ import pytest
 import fusedmlp as fm
 from fake_cublaslt import FakeCublasLt, numbered
 from fusedmlp import backends
-from fusedmlp.backends import Plan
+from fusedmlp.backends import Plan, entries
 from fusedmlp.backends.cuda import backend as cuda_backend
 from fusedmlp.backends.cuda import driver as cuda_driver
 from fusedmlp.backends.cuda import launches, staging
 from fusedmlp.backends.cuda.words import SYNC_LENGTH
 from fusedmlp.backends.errors import OutOfMemory
 from fusedmlp.model import info
-from stand_in import OnDevice, SimulatedBackend, StandIn, get_simulator
+from stand_in import OnDevice, SimulatedBackend, StandIn, StandInCopier, StandInMemory, get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
 TILES = ("tiles", "tiles")
@@ -384,18 +384,83 @@ def test_gradients_of_data_on_the_device(models, given):
 def test_one_model_on_two_streams(models, given, monkeypatch):
     """A call on another stream begins where the last one's work on the buffer ends; on the same one nobody waits."""
     model, memory = models[0], models[0]._backend.memory
-    followed = []
-    monkeypatch.setattr(memory, "wait_for", followed.append)
+    followed, wait_for = [], memory.wait_for
+    monkeypatch.setattr(memory, "wait_for", lambda moment: followed.append(moment.queue) or wait_for(moment))
     model(given[0])
     model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
     assert not followed
     monkeypatch.setattr(memory, "stream", 7)
     model(given[0])
     model(given[0])
-    assert followed == [("moment", 0)]
+    assert followed == [0]
     monkeypatch.setattr(memory, "stream", 0)
     model(given[0])
-    assert followed == [("moment", 0), ("moment", 7)]
+    assert followed == [0, 7]
+
+
+def on_another_stream(device, given, monkeypatch):
+    """Two predictions, the second on another stream. Their answers stay there, so the host waits for neither."""
+    model, x = fm.MLP(SIZES, backend=device), device.memory.to_device(given[0])
+    model(x)
+    with monkeypatch.context() as changed:
+        changed.setattr(device.memory, "stream", 7)
+        model(x)
+
+
+def block_after_block(device, given, monkeypatch):
+    """A prediction whose rows come in blocks of two batches, each in the place of the last but one; the host waits for
+    none of them."""
+    model = fm.MLP(SIZES, backend=device)
+    monkeypatch.setattr(staging, "BLOCK", 8 * given[0][:1].nbytes)
+    monkeypatch.setattr(device, "place", lambda data: data)
+    model(np.tile(given[0], (4, 1)), 4)
+
+
+def copies_after(choose):
+    """A copier whose copies wait for what `choose` makes of the moments given so far."""
+    copy, moments = StandInCopier.copy, []
+
+    def planted(copier, target, source, after):
+        moments.append(after)
+        copy(copier, target, source, choose(moments))
+
+    return StandInCopier, "copy", planted
+
+
+RACES = {
+    "a model that does not wait for another stream": (
+        on_another_stream,
+        lambda: (StandInMemory, "wait_for", lambda memory, moment: None),
+        "on queue 7 does not wait for what 0 does there",
+    ),
+    "a copy over a block that is being read": (
+        block_after_block,
+        lambda: copies_after(lambda moments: moments[0]),
+        "a copy on queue copies .* does not wait for what 0 does there",
+    ),
+    "a copy that waits for nothing": (
+        block_after_block,
+        lambda: copies_after(lambda moments: None),
+        "None, which is no moment",
+    ),
+    "a launch that does not wait for its block": (
+        block_after_block,
+        lambda: (StandInCopier, "join", StandInCopier._make),
+        "one.gather on queue 0 does not wait for what copies .* does there",
+    ),
+}
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_planted_races_are_found(device, given, monkeypatch, race):
+    """Where nothing is planted the same work passes."""
+    work, fault, words = RACES[race]
+    work(device, given, monkeypatch)
+    monkeypatch.setattr(*fault())
+    with pytest.raises(AssertionError, match=words):
+        work(device, given, monkeypatch)
+    for copier in device._driver.copiers:
+        copier.wait()
 
 
 @pytest.mark.parametrize("models", ["steps", "library"], indirect=True)
