@@ -514,13 +514,22 @@ def test_ctrl_c_between_two_launches(models, given, monkeypatch, at):
 
 
 def test_launches_are_within_the_device(models, given):
-    """No launch is empty, none has more blocks than the plan allows, and only one that meets is cooperative."""
+    """No launch is empty, none has more blocks than its plan allows, and what meets has no more than may meet. Tiles of
+    a batch are more than the training's plan allows, so that it counts."""
     model, driver = models[0], models[0]._backend._driver
-    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=ROWS, progress=False)
+    training = list(driver.launches)
+    driver.launches.clear()
     model(given[0])
-    assert driver.launches
-    for launch in driver.launches:
-        assert 1 <= launch.blocks <= max(4, 8 * driver.multiprocessors), launch.entry
+    prediction = model._backend.prediction_plan(model._network, np.dtype(np.float32), ROWS)
+    for launches_of, plan in ((training, model._executor.plan(ROWS)), (driver.launches, prediction)):
+        assert launches_of
+        for launch in launches_of:
+            assert 1 <= launch.blocks <= plan.workers, launch.entry
+            if launch.entry in entries.MEETING:
+                assert launch.blocks <= driver.most_blocks(launch.entry, launch.kind)
+    if model._executor.plan(ROWS).launch == "instructions":
+        assert max(launch.blocks for launch in training) == model._executor.plan(ROWS).workers < prediction.workers
 
 
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
