@@ -32,14 +32,26 @@ format: .venv/with-test
 bench: .venv/with-bench
 	$(BIN)/python -m fusedmlp.benchmarks
 
+# In an environment without packages, what to install in place of a traceback.
+define NEEDS
+import sys
+from importlib.util import find_spec
+gone = [name for name in ("numpy", "scipy", "numba", "threadpoolctl") if find_spec(name) is None]
+if gone:
+    sys.exit(f"nothing was run: {sys.executable} has no " + ", ".join(gone) + "; pip install -e '.[cuda13]'")
+endef
+export NEEDS
+
 # On a machine with a GPU, in the environment that is there: its CUDA packages are that machine's. Everything that only
 # a GPU can show, in less than 8 minutes: the tests on the device, compute-sanitizer, trainings beside their peers,
 # kernels beside what the card can do.
 gpu:
+	@$(PYTHON) -c "$$NEEDS"
 	PYTHONPATH=. $(PYTHON) -m fusedmlp.benchmarks.gpu
 
 # What a GPU and its libraries can do, whatever this library makes of it.
 gpu-explore:
+	@$(PYTHON) -c "$$NEEDS"
 	PYTHONPATH=. $(PYTHON) -m fusedmlp.benchmarks.explore
 
 clean:

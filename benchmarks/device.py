@@ -5,6 +5,7 @@ import platform
 import re
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 
 from fusedmlp.backends.cpu.threads import core_cpus
@@ -47,6 +48,12 @@ def versions(packages: tuple[str, ...] = PACKAGES) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def lacking(*packages: str) -> str:
+    """What to type for those of these that are not installed; empty where all are."""
+    gone = [package for package in packages if find_spec(package) is None]
+    return f"pip install {' '.join(gone)}" if gone else ""
 
 
 def commit() -> str | None:

@@ -1,9 +1,9 @@
 """A stand-in for a CUDA device: NumPy's memory, Numba's CUDA simulator, and cuBLASLt on NumPy (tests/fake_cublaslt.py).
 
-It shows that the bodies are right as SIMT programs, with lanes that share tiles, sums and scratch, and that what lies
-above the driver's door is right: arrays of the host and of the device are not mixed, a copy is joined before it is
-read, and what is captured neither allocates, nor waits, nor runs for the first time. It needs NUMBA_ENABLE_CUDASIM=1
-before Numba is first imported.
+It shows that the bodies are right on the simulator, with lanes that share tiles, sums and scratch, and that what lies
+above the driver's door is right: arrays of the host and of the device are not mixed, queues and copies wait for each
+other where they use the same memory (tests/order.py), and what is captured neither allocates, nor waits, nor runs for
+the first time. It needs NUMBA_ENABLE_CUDASIM=1 before Numba is first imported.
 """
 
 import sys
@@ -32,6 +32,7 @@ from fusedmlp.backends.cuda.products import Products
 from fusedmlp.backends.cuda.words import Device, thread_x, thread_y, words_for
 from fusedmlp.backends.errors import OutOfMemory
 from fusedmlp.backends.python.words import WORDS as PLAIN
+from order import Order
 
 # Tiles of 4 x 4 and 6 x 6, so that small shapes span two of them, by 2 x 2 threads of 4 and 9 elements each. The depth
 # divides neither.
@@ -73,13 +74,14 @@ def on_device(array):
 
 
 class StandInMemory(Memory):
-    """As backends/cuda/driver.py's DeviceMemory. `allocations` has the bytes of each allocation."""
+    """As backends/cuda/driver.py's DeviceMemory. `allocations` has the bytes of each allocation, and `order` what was
+    asked of which queue; work that the library's own functions do on its arrays is not in it."""
 
     device, checks = "cuda", False
 
     def __init__(self):
         self.capturing, self.free, self.allocations = False, 1 << 30, []
-        self.stream = 0
+        self.stream, self.order = 0, Order()
         self.library = SimpleNamespace(
             ndarray=OnDevice, may_share_memory=np.may_share_memory, shares_memory=np.shares_memory
         )
@@ -100,6 +102,7 @@ class StandInMemory(Memory):
         return self._copied(array, array.dtype)
 
     def _copied(self, array, dtype):
+        self.order.work("a copy", self.stream, reads=[array])
         copy = self.empty(array.shape, dtype)
         copy[...] = array
         return copy
@@ -140,26 +143,34 @@ class StandInMemory(Memory):
         if not isinstance(array, OnDevice):
             return array
         self.check_idle("wait")
+        self.order.work("a copy to the host", self.stream, reads=[array])
+        self.order.host_waits(self.stream)
         return np.array(array)
 
     def renewed(self, old, array):
         if old is None or (old.shape, old.dtype) != (array.shape, array.dtype):
             return self.to_device(array)
         self.check_idle("copy from the host")
+        self.order.work("a copy from the host", self.stream, writes=[old])
         old[...] = array
         return old
 
     def clear(self, array):
+        self.order.work("clearing", self.stream, writes=[array])
         array[...] = 0
+
+    def address(self, array):
+        self.order.uses(array)  # whose place is known from here on, for those who are given addresses in it
+        return super().address(array)
 
     def queue(self):
         return self.stream
 
     def moment(self):
-        return "moment", self.stream
+        return self.order.moment(self.stream)
 
     def wait_for(self, moment):
-        pass  # work is done when it is asked for
+        self.order.wait(self.stream, moment)
 
     def hand_back(self, given):
         pass
@@ -175,21 +186,30 @@ class StandInMemory(Memory):
 
 
 class StandInCopier:
-    """Copies that are made when they are joined or waited for, and not before."""
+    """Copies on a queue of their own, made when they are joined or waited for, and not before."""
 
-    def __init__(self):
+    def __init__(self, memory, number):
+        self._memory, self._queue = memory, f"copies {number}"
         self._pending = []
 
     def copy(self, target, source, after):
         assert isinstance(target, OnDevice) and not isinstance(source, OnDevice)
+        self._memory.order.wait(self._queue, after)
+        self._memory.order.work("a copy", self._queue, writes=[target])
         self._pending.append((target, source))
 
     def join(self):
+        self._memory.wait_for(self._memory.order.moment(self._queue))
+        self._make()
+
+    def wait(self):
+        self._memory.order.host_waits(self._queue)
+        self._make()
+
+    def _make(self):
         for target, source in self._pending:
             target[...] = source
         self._pending.clear()
-
-    wait = join
 
     @property
     def idle(self):
@@ -282,11 +302,17 @@ class StandIn:
         self.launches.append(launch)
         if launch.entry == "product":
             a, b, out, bias, algorithm = launch.arguments
+            self.memory.order.work("a product", self.memory.stream, reads=[a, b, bias], writes=[out])
             planned = self._products.plan(launch.kind, algorithm)
             self._products(planned, a, b, out, 0, bias, self.memory.address(self._workspace))
             return
         begin, body = self.kernel(launch.entry, launch.kind)
+        arrays = [argument for argument in launch.arguments if isinstance(argument, OnDevice)]
+        before = [array.tobytes() for array in arrays]
         cuda.jit(KERNEL)[launch.blocks, launch.kind.shape.threads](begin, body, launch.arguments)
+        # Signatures do not say what is written: what is changed.
+        changed = [array for array, was in zip(arrays, before, strict=True) if array.tobytes() != was]
+        self.memory.order.work(launch.entry, self.memory.stream, reads=arrays, writes=changed)
 
     @contextmanager
     def _capturing(self):
@@ -310,7 +336,7 @@ class StandIn:
             self._do(launch)
 
     def copier(self):
-        self.copiers.append(StandInCopier())
+        self.copiers.append(StandInCopier(self.memory, len(self.copiers)))
         return self.copiers[-1]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 import fusedmlp as fm
+from fusedmlp.benchmarks import device
 from fusedmlp.benchmarks.explore import clocks, gpu, trainings
 from fusedmlp.benchmarks.explore.ceilings import PRODUCT_SIZE
 from fusedmlp.benchmarks.explore.gpu import Gpu
@@ -263,6 +264,9 @@ def updates(notes: Notebook, door: Gpu, count: int, ceilings: dict[str, float]) 
 
 
 def explore(notes: Notebook) -> None:
+    if remedy := device.lacking("scipy", "torch"):
+        notes.failed("the kernels", ModuleNotFoundError(f"not installed: {remedy}"))
+        return
     door, ceilings = gpu.Gpu(), ceilings_of(notes)
     for kernel in [*layers(), *rows()]:
         notes.attempt(kernel.name, measure, notes, door, kernel, ceilings)

@@ -17,6 +17,7 @@ from fusedmlp.benchmarks.explore.notebook import Notebook
 THREADS = 2  # of each process: most of its time goes into compiling, which has one
 TIMED_OUT = 124
 MOST_NAMED = 30  # failed tests of one process that have rows of their own
+NEEDED = ("pytest", "scipy", "torch")  # by the tests: PyTorch is their oracle
 REST = ("activations", "bad_input", "fused_bytes", "inputs", "optimizers", "parity", "types")
 
 
@@ -54,6 +55,9 @@ def explore(notes: Notebook, suites: dict[str, Suite] | None = None) -> None:
     chosen = SUITES if suites is None else suites
     if not device.in_clone():
         notes.skipped("the suites", "the tests are in a checkout only")
+        return
+    if remedy := device.lacking(*NEEDED):
+        notes.failed("the suites", ModuleNotFoundError(f"not installed: {remedy}"))
         return
     at_once = max(1, len(os.sched_getaffinity(0)) - 2)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(at_once) as pool:

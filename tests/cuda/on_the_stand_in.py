@@ -13,14 +13,14 @@ import pytest
 import fusedmlp as fm
 from fake_cublaslt import FakeCublasLt, numbered
 from fusedmlp import backends
-from fusedmlp.backends import Plan
+from fusedmlp.backends import Plan, entries
 from fusedmlp.backends.cuda import backend as cuda_backend
 from fusedmlp.backends.cuda import driver as cuda_driver
 from fusedmlp.backends.cuda import launches, staging
 from fusedmlp.backends.cuda.words import SYNC_LENGTH
 from fusedmlp.backends.errors import OutOfMemory
 from fusedmlp.model import info
-from stand_in import OnDevice, SimulatedBackend, StandIn, get_simulator
+from stand_in import OnDevice, SimulatedBackend, StandIn, StandInCopier, StandInMemory, get_simulator
 
 SIZES, ROWS = [5, 6, 3], 11
 TILES = ("tiles", "tiles")
@@ -393,12 +393,17 @@ def test_gradients_of_data_on_the_device(models, given):
 def test_one_model_on_two_streams(models, given, monkeypatch):
     """A call on another stream begins where the last one's work on the buffer ends; on the same one nobody waits."""
     model, memory = models[0], models[0]._backend.memory
-    followed = []
-    monkeypatch.setattr(memory, "wait_for", lambda moment: followed.append((memory.stream, moment)))
+    followed, wait_for = [], memory.wait_for
+
+    def noted(moment):
+        followed.append((memory.stream, moment.queue))
+        wait_for(moment)
+
+    monkeypatch.setattr(memory, "wait_for", noted)
     for stream in (0, 7, 7, 0):
         monkeypatch.setattr(memory, "stream", stream)
         model(given[0])
-    assert followed == [(0, ("moment", 0)), (7, ("moment", 0)), (7, ("moment", 7)), (0, ("moment", 7))]
+    assert followed == [(0, 0), (7, 0), (7, 7), (0, 7)]
     followed.clear()
 
     def elsewhere(model, history):
@@ -407,8 +412,8 @@ def test_one_model_on_two_streams(models, given, monkeypatch):
         memory.stream = 0
 
     model.fit(*given, loss="cross_entropy", epochs=2, batch_size=4, progress=False, callbacks=[elsewhere])
-    beside = [(7, ("moment", 0)), (0, ("moment", 7))]  # the callback waits for the training, and the next epoch for it
-    assert followed == [(0, ("moment", 0)), *beside, *beside]
+    beside = [(7, 0), (0, 7)]  # the callback waits for the training, and the next epoch for it
+    assert followed == [(0, 0), *beside, *beside]
 
 
 def test_a_failure_leaves_the_model_free(models, given, monkeypatch):
@@ -440,6 +445,71 @@ def test_ctrl_c_within_an_update(models, given, monkeypatch):
     for _ in range(2):
         other.update(gradients, optimizers[1])
     same(model.state_dict(), other.state_dict())
+
+
+def on_another_stream(device, given, monkeypatch):
+    """Two predictions, the second on another stream. Their answers stay there, so the host waits for neither."""
+    model, x = fm.MLP(SIZES, backend=device), device.memory.to_device(given[0])
+    model(x)
+    with monkeypatch.context() as changed:
+        changed.setattr(device.memory, "stream", 7)
+        model(x)
+
+
+def block_after_block(device, given, monkeypatch):
+    """A prediction whose rows come in blocks of two batches, each in the place of the last but one; the host waits for
+    none of them."""
+    model = fm.MLP(SIZES, backend=device)
+    monkeypatch.setattr(staging, "BLOCK", 8 * given[0][:1].nbytes)
+    monkeypatch.setattr(device, "place", lambda data: data)
+    model(np.tile(given[0], (4, 1)), 4)
+
+
+def copies_after(choose):
+    """A copier whose copies wait for what `choose` makes of the moments given so far."""
+    copy, moments = StandInCopier.copy, []
+
+    def planted(copier, target, source, after):
+        moments.append(after)
+        copy(copier, target, source, choose(moments))
+
+    return StandInCopier, "copy", planted
+
+
+RACES = {
+    "a model that does not wait for another stream": (
+        on_another_stream,
+        lambda: (StandInMemory, "wait_for", lambda memory, moment: None),
+        "on queue 7 does not wait for what 0 does there",
+    ),
+    "a copy over a block that is being read": (
+        block_after_block,
+        lambda: copies_after(lambda moments: moments[0]),
+        "a copy on queue copies .* does not wait for what 0 does there",
+    ),
+    "a copy that waits for nothing": (
+        block_after_block,
+        lambda: copies_after(lambda moments: None),
+        "None, which is no moment",
+    ),
+    "a launch that does not wait for its block": (
+        block_after_block,
+        lambda: (StandInCopier, "join", StandInCopier._make),
+        "one.gather on queue 0 does not wait for what copies .* does there",
+    ),
+}
+
+
+@pytest.mark.parametrize("race", RACES)
+def test_planted_races_are_found(device, given, monkeypatch, race):
+    """Where nothing is planted the same work passes."""
+    work, fault, words = RACES[race]
+    work(device, given, monkeypatch)
+    monkeypatch.setattr(*fault())
+    with pytest.raises(AssertionError, match=words):
+        work(device, given, monkeypatch)
+    for copier in device._driver.copiers:
+        copier.wait()
 
 
 @pytest.mark.parametrize("models", ["steps", "library"], indirect=True)
@@ -493,13 +563,22 @@ def test_ctrl_c_between_two_launches(models, given, monkeypatch, at):
 
 
 def test_launches_are_within_the_device(models, given):
-    """No launch is empty, none has more blocks than the plan allows, and only one that meets is cooperative."""
+    """No launch is empty, none has more blocks than its plan allows, and what meets has no more than may meet. Tiles of
+    a batch are more than the training's plan allows, so that it counts."""
     model, driver = models[0], models[0]._backend._driver
-    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=4, progress=False)
+    model.fit(*given, loss="cross_entropy", epochs=1, batch_size=ROWS, progress=False)
+    training = list(driver.launches)
+    driver.launches.clear()
     model(given[0])
-    assert driver.launches
-    for launch in driver.launches:
-        assert 1 <= launch.blocks <= max(4, 8 * driver.multiprocessors), launch.entry
+    prediction = model._backend.prediction_plan(model._network, np.dtype(np.float32), ROWS)
+    for launches_of, plan in ((training, model._executor.plan(ROWS)), (driver.launches, prediction)):
+        assert launches_of
+        for launch in launches_of:
+            assert 1 <= launch.blocks <= plan.workers, launch.entry
+            if launch.entry in entries.MEETING:
+                assert launch.blocks <= driver.most_blocks(launch.entry, launch.kind)
+    if model._executor.plan(ROWS).launch == "instructions":
+        assert max(launch.blocks for launch in training) == model._executor.plan(ROWS).workers < prediction.workers
 
 
 def test_blocks_of_a_launch(device, given):

@@ -25,6 +25,7 @@ SHAPES = [(1, 1, 1), (3, 5, 7), (13, 4, 6), (6, 17, 2), (1, 8, 5), (8, 1, 5), (8
 FORMS = list(itertools.product([False, True], repeat=2))
 PADDING = 3  # elements between rows, to be left as they are
 ALIGNMENT = 64
+REHEARSED = os.environ.get("NUMBA_ENABLE_CUDASIM", "0") not in ("", "0")  # where a device is stood in for
 
 
 def padded(rng, rows, columns, padding, dtype):
@@ -484,7 +485,10 @@ def on_a_device(request):
     if reason := absence():
         required = "cuda" in os.environ.get("FUSEDMLP_REQUIRE_BACKENDS", "")
         (pytest.fail if required else pytest.skip)(reason)
-    import cupy
+    if REHEARSED:
+        import fake_cupy as cupy
+    else:
+        import cupy
 
     stream = cupy.cuda.Stream(non_blocking=True)
     workspace = cupy.empty(32 << 20, "uint8")
@@ -502,7 +506,10 @@ def on_a_device(request):
             graph.launch(stream)
             whole[-1][...] = cupy.asnumpy(out)
 
-    library = cublaslt.library() if request.param == "library" else CublasLt(cublaslt._shared_library())
+    if REHEARSED:
+        library = FakeCublasLt()
+    else:
+        library = cublaslt.library() if request.param == "library" else CublasLt(cublaslt._shared_library())
     yield Products(library, workspace.nbytes), run
 
 

@@ -117,7 +117,7 @@ def test_optimizers_by_instructions(device, torch_on, name, rng):
     check(task_of(rng, optimizer=Case(name, {"lr": 0.01})), device, by_instructions, torch_on)
 
 
-def test_an_epoch_is_its_steps(device, way, rng):
+def test_an_epoch_is_its_batches(device, way, rng):
     """One `fit`, by graphs or by one launch, and one of each step: the same bits."""
     task = task_of(rng)
     stepwise = task.model(device, "float32", plan=way(len(task.sizes) - 1))

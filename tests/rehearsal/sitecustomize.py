@@ -40,6 +40,9 @@ contest.ROUNDS, contest.TURN, contest.REST = 1, 0.001, 0.0
 
 kernels.LAYERS, kernels.ROWS, kernels.PARAMETERS, kernels.ROUNDS = ((3, 5, 4),), ((4, 3),), (8,), 3
 
+# Of the conformance suites, which tests/cuda/test_conformance.py runs in full, a few rows.
 few = suites.conformance("dense", "losses", only="float32 and 7x5 and cross_entropy")
-ours = {name: suite for name, suite in suites.SUITES.items() if suite.paths[0].startswith("gpu/")}
-suites.SUITES = {"conformance, a few rows": few, **ours}
+rest = {name: suite for name, suite in suites.SUITES.items() if not suite.paths[0].startswith("conformance/")}
+products = rest["products by cuBLASLt"]
+small = suites.Suite(products.paths, f"{products.only} and library and not (784 or 101)")
+suites.SUITES = {"conformance, a few rows": few, **rest, "products by cuBLASLt": small}
