@@ -142,7 +142,7 @@ def loss(c, a, truth, labels, da, losses, total, weights, factor, by_mass, kind,
 
 def step(c, g, w, s0, s1, s2, kind, h, multiple):
     """One optimizer step of w by g, all (1, n). Rows of lanes take a worker's share as rows as long as a tile, and then
-    what remains; a single one takes it whole (in rows of 512 momentum was a fifth slower; 1e6 elements, AVX-512)."""
+    what remains; a single one takes it whole (in rows of 512 momentum was a fifth slower, 1e6 elements)."""
     first, last = share(w.shape[1], multiple, worker(c), workers(c))
     length = tile_columns(c) if lane_rows(c) > 1 else max(1, last - first)
     rows = (last - first) // length
