@@ -5,7 +5,7 @@ import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,14 +17,16 @@ from numba import njit, types
 from fusedmlp.backends import entries
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder, entry_around
-from fusedmlp.backends.cpu import machine, words
-from fusedmlp.backends.cpu.blas import Hold
+from fusedmlp.backends.cpu import blas, machine, product, words
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gangs
 from fusedmlp.backends.plan import WORTHWHILE, Plan, Rates, choose_plan
 from fusedmlp.kernels.interpreter import INTERRUPTED
 from fusedmlp.kernels.program import Network
+
+# Who makes the product of a tile.
+PRODUCTS: dict[str, Any] = {"own": product, "blas": blas}
 
 # What no machine shares out: a core does this much in less time than a hand-over to another thread takes (some 10 us).
 SERIAL_FLOPS = 1e5
@@ -42,10 +44,15 @@ class CpuBackend(Backend):
     panel = 1 << 20
     most_workers = MOST_THREADS
 
-    def __init__(self) -> None:
+    def __init__(self, products: str | None = None) -> None:
+        """`products` says who makes a tile's product, one of PRODUCTS; None: FUSEDMLP_CPU_PRODUCTS, else our own."""
         super().__init__()
-        machine.load_blas()
-        self._binder = Binder(words.WORDS, _compile_inner, Path(__file__).parent)
+        self._products_by = products or os.environ.get("FUSEDMLP_CPU_PRODUCTS") or "own"
+        if self._products_by not in PRODUCTS:
+            raise ValueError(f"FUSEDMLP_CPU_PRODUCTS: expected one of {', '.join(PRODUCTS)}, got {self._products_by!r}")
+        self._products = PRODUCTS[self._products_by]
+        bound = words.WORDS | {"matmul_tile": self._products.matmul_tile}
+        self._binder = Binder(bound, _compile_inner, Path(__file__).parent)
         self._entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
         self._compiled: dict[tuple[str, np.dtype], Future[Callable[..., Any]]] = {}
         self._rates: dict[int, Rates] = {}
@@ -58,7 +65,7 @@ class CpuBackend(Backend):
         """Locks and threads of this process: in a forked child those that it had are gone."""
         self._lock = threading.Lock()
         self._measuring = threading.RLock()
-        self._hold = Hold()
+        self._hold = blas.Hold()
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="fusedmlp compiler")
         self._compiled = {key: task for key, task in self._compiled.items() if task.done()}
 
@@ -127,8 +134,8 @@ class CpuBackend(Backend):
         entry = self.entry(body, dtype)
         sync = self._scratch("sync", _INT64, words.SYNC_LENGTH)
         sync[:] = 0
-        with self._hold if body in entries.MULTIPLYING else nullcontext():
-            return entry((0, 1, sync, self._scratch("tile", dtype, words.TILE)), *arguments)
+        with self._held(body):
+            return entry((0, 1, sync, self._scratch("tile", dtype, self._tile_length(dtype))), *arguments)
 
     def launch_interruptible(
         self, body: str, dtype: np.dtype, workers: int, *arguments: Any
@@ -136,7 +143,8 @@ class CpuBackend(Backend):
         entry = self.entry(body, dtype)
         sync = self.memory.aligned(words.SYNC_LENGTH, _INT64)
         sync[:] = 0
-        tiles = self._scratch("tiles", dtype, words.TILE * workers).reshape(workers, words.TILE)
+        length = self._tile_length(dtype)
+        tiles = self._scratch("tiles", dtype, length * workers).reshape(workers, length)
         contexts = [(number, workers, sync, tiles[number]) for number in range(workers)]
 
         def interrupt() -> None:
@@ -145,8 +153,16 @@ class CpuBackend(Backend):
         def abandon() -> None:
             sync[words.ABANDONED] = 1
 
-        with self._hold if body in entries.MULTIPLYING else nullcontext():
+        with self._held(body):
             return self._gangs(workers).run(entry, contexts, arguments, interrupt, abandon)
+
+    def _held(self, body: str) -> AbstractContextManager[Any]:
+        """Within, BLAS has one thread while our own call it."""
+        return self._hold if self._products is blas and body in entries.MULTIPLYING else nullcontext()
+
+    def _tile_length(self, dtype: np.dtype) -> int:
+        """Of a worker's scratch: a tile, and what a product takes besides."""
+        return words.TILE + self._products.room(dtype)
 
     # Compiling.
 
@@ -165,13 +181,15 @@ class CpuBackend(Backend):
 
     def _compile_entry(self, name: str, dtype: np.dtype) -> Callable[..., Any]:
         function = entries.body(name)
+        if name in entries.MULTIPLYING:
+            self._products.load(dtype.name)
         scalar = types.float32 if dtype == np.float32 else types.float64
         tile, numbers = types.Array(scalar, 1, "C"), types.Array(types.int64, 1, "C")
         context = types.Tuple((types.int64, types.int64, numbers, tile))
         outer = (context, *entries.signature(name, scalar, types))
         bound = self._binder.wrap(
             entry_around(function, "mode = flush_subnormals()", "restore_subnormals(mode); return result"),
-            label=f"{name}.{dtype}",
+            label=f"{name}.{dtype}.{self._products_by}",
             __name__=__name__,
             body=entries.bound(self._binder, name, thin=True),
             flush_subnormals=machine.flush_subnormals,

@@ -1,8 +1,124 @@
-"""SciPy's BLAS held to one thread while our own threads call it, and given back afterwards."""
+"""SciPy's BLAS: the second implementation of a tile's product, to test the first against and to fall back on. Its
+threads are held to one while ours call it."""
 
+import ctypes
+import importlib.machinery
+import importlib.util
+import sys
 import threading
+from functools import cache
+from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import llvmlite.binding as llvm
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fusedmlp.backends.views import itemsize_of, source_of
+
+int32, int64 = ir.IntType(32), ir.IntType(64)
+
+ROUTINES = {"float32": "sgemm", "float64": "dgemm"}
+
+
+def cython_blas() -> Any:
+    """scipy.linalg.cython_blas by itself: scipy.linalg around it, which nothing here needs, takes 0.2 s to import."""
+    name = "scipy.linalg.cython_blas"
+    if name not in sys.modules:
+        (scipy,) = importlib.import_module("scipy").__path__
+        spec = importlib.machinery.PathFinder.find_spec(name, [str(Path(scipy) / "linalg")])
+        if spec is None or spec.loader is None:
+            return importlib.import_module(name)
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        sys.modules[name] = module
+    return sys.modules[name]
+
+
+@cache
+def load(name: str) -> None:
+    """Gives LLVM the address of SciPy's product of the dtype of that name, under a symbol of our own. A ctypes pointer
+    would be compiled in as a number, and defeat the cache."""
+    address_of = ctypes.pythonapi.PyCapsule_GetPointer
+    address_of.restype, address_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    name_of = ctypes.pythonapi.PyCapsule_GetName
+    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    routine = ROUTINES[name]
+    capsule = cython_blas().__pyx_capi__[routine]
+    llvm.add_symbol(_symbol(name), address_of(capsule, name_of(capsule)))
+
+
+def _symbol(name: str) -> str:
+    return f"fusedmlp_{ROUTINES[name]}"
+
+
+def room(dtype: np.dtype) -> int:
+    """It takes none of our scratch."""
+    return 0
+
+
+@intrinsic
+def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate):
+    """z = op(a) op(b), or z += : row-major blocks through BLAS, which counts by columns, so it is handed the
+    transposed product, zᵀ = op(b)ᵀ op(a)ᵀ. Sizes must fit 32 bits."""
+
+    def generate(context, builder, signature, arguments):
+        a, b, z = (source_of(context, builder, signature, arguments, i) for i in (1, 3, 5))
+        transpose_a, transpose_b, accumulate = (arguments[i] for i in (2, 4, 6))
+        scalar = context.get_data_type(z_type.dtype)
+        itemsize = itemsize_of(context, types, z_type)
+
+        def cell(value):
+            place = cgutils.alloca_once(builder, value.type)
+            builder.store(value, place)
+            return builder.bitcast(place, cgutils.voidptr_t)
+
+        def integer(value):
+            return cell(builder.trunc(value, int32))
+
+        def leading(array):
+            """The length of a row in memory; NumPy gives a single row any stride, BLAS wants at least its columns."""
+            stride = builder.sdiv(cgutils.unpack_tuple(builder, array.strides, 2)[0], itemsize)
+            columns = cgutils.unpack_tuple(builder, array.shape, 2)[1]
+            least = builder.select(builder.icmp_signed(">", columns, int64(1)), columns, int64(1))
+            return integer(builder.select(builder.icmp_signed(">", stride, least), stride, least))
+
+        def letter(flag):
+            yes, no = (ir.Constant(ir.IntType(8), ord(x)) for x in "TN")
+            return cell(builder.select(context.cast(builder, flag, types.boolean, types.boolean), yes, no))
+
+        def pointer(array):
+            return builder.bitcast(array.data, cgutils.voidptr_t)
+
+        rows, columns = cgutils.unpack_tuple(builder, z.shape, 2)
+        shape_a = cgutils.unpack_tuple(builder, a.shape, 2)
+        inner = builder.select(transpose_a, shape_a[0], shape_a[1])
+        one, zero = ir.Constant(scalar, 1.0), ir.Constant(scalar, 0.0)
+        operands = [
+            letter(transpose_b),
+            letter(transpose_a),
+            integer(columns),
+            integer(rows),
+            integer(inner),
+            cell(one),
+            pointer(b),
+            leading(b),
+            pointer(a),
+            leading(a),
+            cell(builder.select(accumulate, one, zero)),
+            pointer(z),
+            leading(z),
+        ]
+        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t] * len(operands))
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, _symbol(z_type.dtype.name)), operands)
+        return context.get_dummy_value()
+
+    z_type = z
+    return types.void(c, a, types.boolean, b, types.boolean, z, types.boolean), generate
 
 
 class Hold:

@@ -1,25 +1,19 @@
 """What the processor must be told in its own terms: views, atomics, the pause and yield of a waiting
-worker, the treatment of subnormals, and SciPy's BLAS. Each is one Numba intrinsic of a few LLVM instructions.
+worker, and the treatment of subnormals. Each is one Numba intrinsic of a few LLVM instructions.
 
 Everything here survives Numba's cache on disk: symbols are called by name, and no address is compiled in.
 """
 
 import ctypes
-import importlib.machinery
-import importlib.util
 import platform
 import sys
-from functools import cache
-from pathlib import Path
-from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fusedmlp.backends.views import itemsize_of, matrix_of, size_of, sizes_of, source_of, views
+from fusedmlp.backends.views import matrix_of, size_of, sizes_of, source_of, views
 
 ARM = platform.machine().lower() in ("aarch64", "arm64")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -168,95 +162,3 @@ def restore_subnormals(typing_context, mode):
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
-
-
-# SciPy's BLAS.
-
-GEMM = {types.float32: "fusedmlp_sgemm", types.float64: "fusedmlp_dgemm"}
-
-
-def cython_blas() -> Any:
-    """scipy.linalg.cython_blas by itself: scipy.linalg around it, which nothing here needs, takes 0.2 s to import."""
-    name = "scipy.linalg.cython_blas"
-    if name not in sys.modules:
-        (scipy,) = importlib.import_module("scipy").__path__
-        spec = importlib.machinery.PathFinder.find_spec(name, [str(Path(scipy) / "linalg")])
-        if spec is None or spec.loader is None:
-            return importlib.import_module(name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[name] = module
-    return sys.modules[name]
-
-
-@cache
-def load_blas() -> None:
-    """Gives LLVM the addresses of SciPy's sgemm and dgemm under names of our own. A ctypes pointer would be compiled
-    in as a number, and defeat the cache."""
-    address_of = ctypes.pythonapi.PyCapsule_GetPointer
-    address_of.restype, address_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    name_of = ctypes.pythonapi.PyCapsule_GetName
-    name_of.restype, name_of.argtypes = ctypes.c_char_p, [ctypes.py_object]
-    for symbol in GEMM.values():
-        capsule = cython_blas().__pyx_capi__[symbol.removeprefix("fusedmlp_")]
-        llvm.add_symbol(symbol, address_of(capsule, name_of(capsule)))
-
-
-@intrinsic
-def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate):
-    """z = op(a) op(b), or z += : row-major blocks through BLAS, which counts by columns, so it is handed the
-    transposed product, zᵀ = op(b)ᵀ op(a)ᵀ. Sizes must fit 32 bits."""
-
-    def generate(context, builder, signature, arguments):
-        a, b, z = (source_of(context, builder, signature, arguments, i) for i in (1, 3, 5))
-        transpose_a, transpose_b, accumulate = (arguments[i] for i in (2, 4, 6))
-        scalar = context.get_data_type(z_type.dtype)
-        itemsize = itemsize_of(context, types, z_type)
-
-        def cell(value):
-            place = cgutils.alloca_once(builder, value.type)
-            builder.store(value, place)
-            return builder.bitcast(place, cgutils.voidptr_t)
-
-        def integer(value):
-            return cell(builder.trunc(value, int32))
-
-        def leading(array):
-            """The length of a row in memory; NumPy gives a single row any stride, BLAS wants at least its columns."""
-            stride = builder.sdiv(cgutils.unpack_tuple(builder, array.strides, 2)[0], itemsize)
-            columns = cgutils.unpack_tuple(builder, array.shape, 2)[1]
-            least = builder.select(builder.icmp_signed(">", columns, int64(1)), columns, int64(1))
-            return integer(builder.select(builder.icmp_signed(">", stride, least), stride, least))
-
-        def letter(flag):
-            yes, no = (ir.Constant(ir.IntType(8), ord(x)) for x in "TN")
-            return cell(builder.select(context.cast(builder, flag, types.boolean, types.boolean), yes, no))
-
-        def pointer(array):
-            return builder.bitcast(array.data, cgutils.voidptr_t)
-
-        rows, columns = cgutils.unpack_tuple(builder, z.shape, 2)
-        shape_a = cgutils.unpack_tuple(builder, a.shape, 2)
-        inner = builder.select(transpose_a, shape_a[0], shape_a[1])
-        one, zero = ir.Constant(scalar, 1.0), ir.Constant(scalar, 0.0)
-        operands = [
-            letter(transpose_b),
-            letter(transpose_a),
-            integer(columns),
-            integer(rows),
-            integer(inner),
-            cell(one),
-            pointer(b),
-            leading(b),
-            pointer(a),
-            leading(a),
-            cell(builder.select(accumulate, one, zero)),
-            pointer(z),
-            leading(z),
-        ]
-        function = _declare(builder, GEMM[z_type.dtype], ir.VoidType(), [cgutils.voidptr_t] * len(operands))
-        builder.call(function, operands)
-        return context.get_dummy_value()
-
-    z_type = z
-    return types.void(c, a, types.boolean, b, types.boolean, z, types.boolean), generate

@@ -14,7 +14,6 @@ from fusedmlp.backends.cpu.machine import (
     atomic_store,
     block,
     home,
-    matmul_tile,
     matrix,
     pause,
     row,
@@ -22,6 +21,7 @@ from fusedmlp.backends.cpu.machine import (
     vector,
     yield_core,
 )
+from fusedmlp.backends.cpu.product import matmul_tile
 from fusedmlp.backends.views import constant_of
 
 # Of every compiled function. error_model: with Python's, an x / 0.0 in one worker would leave the others waiting for

@@ -31,7 +31,8 @@ def test_sharing(scenario):
     # Python 3.12 and newer warn of a fork beside threads, which is what is tried here.
     script = processes.HERE / "sharing.py"
     arguments = ("-W", "ignore:.*multi-threaded:DeprecationWarning", script, scenario)
-    output, _ = processes.finish(processes.start(*arguments), 120)
+    products = {"FUSEDMLP_CPU_PRODUCTS": "blas"} if scenario == "blas_threads" else {}
+    output, _ = processes.finish(processes.start(*arguments, **products), 120)
     assert output.endswith("done\n")
 
 

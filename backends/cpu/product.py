@@ -1,0 +1,365 @@
+"""The product of a tile on the processor: a register tile in the host's widest vectors, written as LLVM IR.
+
+Its loop over the inner dimension keeps rows x vectors of sums in registers. Each turn loads the vectors of a row of
+op(b), and multiplies them by a number of each row of op(a), spread over a vector; no sum is stored before the last
+turn. The numbers of op(a) are read one by one, so both its forms run at the same speed. op(b) must have the columns of
+a row side by side: where it has not, being transposed, or where they do not fill whole vectors, the panel that the loop
+is about to read is packed first.
+
+A sum runs through the inner dimension in order, from 0, in blocks of INNER terms, which are then added up: an order
+that depends on the sizes alone. (The form of such a kernel is that of Goto and van de Geijn, ACM TOMS 34, 2008.)
+
+The product is compiled by itself, and called by its symbol, as a library's would be: within each of its callers LLVM
+would optimize all of its forms anew.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import llvmlite.binding as llvm
+import numba
+import numpy as np
+from llvmlite import ir
+from numba import cfunc, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from fusedmlp.backends.views import source_of
+
+INNER = 512  # terms of a block: a panel of them stays in the second-level cache beside the rows of a
+
+int32, int64 = ir.IntType(32), ir.IntType(64)
+
+
+@dataclass(frozen=True)
+class RegisterTile:
+    """rows x vectors of sums, of `bits` each: as many as the registers hold beside the vectors of a row of b and one of
+    a. Its forms have fewer rows, for the lower edge, and fewer vectors."""
+
+    rows: int
+    vectors: int
+    bits: int
+
+    def lanes(self, bitwidth: int) -> int:
+        return self.bits // bitwidth
+
+    def columns(self, bitwidth: int) -> int:
+        return self.vectors * self.lanes(bitwidth)
+
+    @property
+    def forms(self) -> tuple[int, ...]:
+        return tuple(rows for rows in (8, 6, 4, 2, 1) if rows <= self.rows)
+
+
+@cache
+def register_tile() -> RegisterTile:
+    """That of the processor for which Numba compiles."""
+    features = set((numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()).split(","))
+    if "+avx512f" in features:
+        return RegisterTile(8, 3, 512)  # of 32 registers
+    if {"+avx2", "+fma"} <= features:
+        return RegisterTile(6, 2, 256)  # of 16
+    if "+neon" in features:
+        return RegisterTile(6, 3, 128)  # of 32
+    return RegisterTile(4, 2, 128)  # of 16, where a product needs one more on its way to a sum
+
+
+def room(dtype: np.dtype) -> int:
+    """How many elements of scratch a product takes: a packed panel, and a register tile at the right edge."""
+    tile = register_tile()
+    return (INNER + tile.rows) * tile.columns(8 * dtype.itemsize)
+
+
+class _Emitter:
+    """LLVM's instructions on vectors of a dtype, at addresses in int64."""
+
+    def __init__(self, builder: Any, bitwidth: int, tile: RegisterTile) -> None:
+        self.builder = builder
+        self.bitwidth, self.size, self.lanes = bitwidth, bitwidth // 8, tile.lanes(bitwidth)
+        self.scalar = {32: ir.FloatType(), 64: ir.DoubleType()}[bitwidth]
+        self.vector = ir.VectorType(self.scalar, self.lanes)
+        self.zero = ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
+        self.undefined = ir.Constant(self.vector, ir.Undefined)
+
+    def load(self, address: Any, kind: Any = None) -> Any:
+        """A vector, or another kind; it need not be aligned."""
+        loaded = self.builder.load(self.builder.inttoptr(address, ir.PointerType(kind or self.vector)))
+        loaded.align = self.size
+        return loaded
+
+    def store(self, value: Any, address: Any) -> None:
+        stored = self.builder.store(value, self.builder.inttoptr(address, ir.PointerType(value.type)))
+        stored.align = self.size
+
+    def vectors_on(self, address: Any, count: int) -> Any:
+        return self.builder.add(address, int64(count * self.lanes * self.size))
+
+    def rows_on(self, address: Any, stride: Any, count: int) -> Any:
+        return self.builder.add(address, self.builder.mul(stride, int64(count)))
+
+    def shuffle(self, a: Any, b: Any, order: list[int]) -> Any:
+        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(int32, len(order)), order))
+
+    def spread(self, number: Any) -> Any:
+        first = self.builder.insert_element(self.undefined, number, int32(0))
+        return self.shuffle(first, self.undefined, [0] * self.lanes)
+
+    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
+        """a b + c, in one operation where the host has it."""
+        kind = ir.FunctionType(self.vector, [self.vector] * 3)
+        name = f"llvm.fmuladd.v{self.lanes}f{self.bitwidth}"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
+
+
+# The intrinsics take a number `like` those that they work on, and else sizes, and addresses and strides in bytes.
+
+
+@intrinsic
+def geometry(typing_context, like):
+    """(rows and columns of a register tile, lanes of a vector, bytes of a number)."""
+    tile = register_tile()
+    numbers = tile.rows, tile.columns(like.bitwidth), tile.lanes(like.bitwidth), like.bitwidth // 8
+
+    def generate(context, builder, signature, arguments):
+        return context.make_tuple(builder, signature.return_type, [int64(number) for number in numbers])
+
+    return types.UniTuple(types.int64, len(numbers))(like), generate
+
+
+@intrinsic
+def multiply(typing_context, like, rows, vectors, a, a_row, a_step, b, b_step, z, z_row, inner, accumulate):
+    """z = op(a) op(b), or z += , for a register tile of that form: row i and term k of op(a) are at a + i a_row +
+    k a_step, a row of op(b) at b + k b_step, one of z at z + i z_row."""
+
+    def generate(context, builder, signature, arguments):
+        tile, (_, rows, vectors, *rest) = register_tile(), arguments
+        emit, end = _Emitter(builder, like.bitwidth, tile), builder.append_basic_block("end")
+        form_of = builder.switch(builder.add(builder.mul(rows, int64(16)), vectors), end)
+        for form in tile.forms:
+            for count in range(1, tile.vectors + 1):
+                block = builder.append_basic_block(f"form.{form}.{count}")
+                form_of.add_case(int64(16 * form + count), block)
+                builder.position_at_end(block)
+                _multiply(emit, form, count, rest)
+                builder.branch(end)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.int64,) * 10, types.boolean), generate
+
+
+def _multiply(emit: _Emitter, rows: int, vectors: int, arguments: list[Any]) -> None:
+    a, a_row, a_step, b, b_step, z, z_row, inner, accumulate = arguments
+    builder, grid = emit.builder, [(row, vector) for row in range(rows) for vector in range(vectors)]
+    rows_of_a = [builder.mul(a_row, int64(row)) for row in range(rows)]
+    before, turn, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("after")
+    builder.cbranch(builder.icmp_signed(">", inner, int64(0)), turn, after)
+
+    builder.position_at_end(turn)
+    left, a_now, b_now = (builder.phi(int64) for _ in range(3))
+    sums = {place: builder.phi(emit.vector) for place in grid}
+    across = [emit.load(emit.vectors_on(b_now, vector)) for vector in range(vectors)]
+    down = [emit.spread(emit.load(builder.add(a_now, offset), emit.scalar)) for offset in rows_of_a]
+    added = {(row, vector): emit.multiply_add(down[row], across[vector], sums[row, vector]) for row, vector in grid}
+    fewer = builder.sub(left, int64(1))
+    loop = [(left, inner, fewer), (a_now, a, builder.add(a_now, a_step)), (b_now, b, builder.add(b_now, b_step))]
+    for phi, first, following in [*loop, *((sums[place], emit.zero, added[place]) for place in grid)]:
+        phi.add_incoming(first, before)
+        phi.add_incoming(following, turn)
+    builder.cbranch(builder.icmp_signed(">", fewer, int64(0)), turn, after)
+
+    builder.position_at_end(after)
+    totals = {place: builder.phi(emit.vector) for place in grid}  # all of them before anything else in their block
+    for place, total in totals.items():
+        total.add_incoming(emit.zero, before)
+        total.add_incoming(added[place], turn)
+    for (row, vector), total in totals.items():
+        place = emit.vectors_on(emit.rows_on(z, z_row, row), vector)
+        emit.store(builder.select(accumulate, builder.fadd(emit.load(place), total), total), place)
+
+
+@intrinsic
+def transpose(typing_context, like, source, source_row, last, target, target_row):
+    """A square block, as wide and as high as a vector has lanes, becomes its transpose. Its rows after row `last` do
+    not exist, and are taken to be that one."""
+
+    def generate(context, builder, signature, arguments):
+        emit = _Emitter(builder, like.bitwidth, register_tile())
+        _, source, source_row, last, target, target_row = arguments
+        lines = []
+        for row in range(emit.lanes):
+            there = builder.select(builder.icmp_signed("<", int64(row), last), int64(row), last)
+            lines.append(emit.load(builder.add(source, builder.mul(there, source_row))))
+        half = emit.lanes // 2
+        while half:  # in each square of 2 half, the upper right and the lower left quarter change places
+            squares = range(0, emit.lanes, 2 * half)
+            left = [square + side + k for square in squares for side in (0, emit.lanes) for k in range(half)]
+            right = [half + k for k in left]
+            for row in (square + k for square in squares for k in range(half)):
+                upper, lower = lines[row], lines[row + half]
+                lines[row], lines[row + half] = emit.shuffle(upper, lower, left), emit.shuffle(upper, lower, right)
+            half //= 2
+        for row, line in enumerate(lines):
+            emit.store(line, emit.rows_on(target, target_row, row))
+        return context.get_dummy_value()
+
+    return types.void(like, *(types.int64,) * 5), generate
+
+
+@intrinsic
+def move_vector(typing_context, like, source, target):
+    def generate(context, builder, signature, arguments):
+        emit = _Emitter(builder, like.bitwidth, register_tile())
+        emit.store(emit.load(arguments[1]), arguments[2])
+        return context.get_dummy_value()
+
+    return types.void(like, types.int64, types.int64), generate
+
+
+@intrinsic
+def move_number(typing_context, like, source, target, accumulate):
+    """Or add it to what is there."""
+
+    def generate(context, builder, signature, arguments):
+        emit, (_, source, target, accumulate) = _Emitter(builder, like.bitwidth, register_tile()), arguments
+        number = emit.load(source, emit.scalar)
+        emit.store(builder.select(accumulate, builder.fadd(emit.load(target, emit.scalar), number), number), target)
+        return context.get_dummy_value()
+
+    return types.void(like, types.int64, types.int64, types.boolean), generate
+
+
+_INNER = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+
+
+@njit(**_INNER)
+def pack(like, b, b_row, transposed, terms, columns, panel):
+    """So many terms and columns of op(b), from address b on, side by side in the panel, whose rows are filled up to
+    whole vectors by numbers of no meaning."""
+    _, _, lanes, size = geometry(like)
+    panel_row = (columns + lanes - 1) // lanes * lanes * size
+    if transposed:
+        whole = terms // lanes * lanes
+        for j in range(0, columns, lanes):
+            width = min(lanes, columns - j)
+            for k in range(0, whole, lanes):
+                transpose(like, b + j * b_row + k * size, b_row, width - 1, panel + k * panel_row + j * size, panel_row)
+            for k in range(whole, terms):
+                for i in range(j, j + width):
+                    move_number(like, b + i * b_row + k * size, panel + k * panel_row + i * size, False)
+    else:
+        whole = columns // lanes * lanes
+        for k in range(terms):
+            source, target = b + k * b_row, panel + k * panel_row
+            for j in range(0, whole, lanes):
+                move_vector(like, source + j * size, target + j * size)
+            for j in range(whole, columns):
+                move_number(like, source + j * size, target + j * size, False)
+
+
+@njit(**_INNER)
+def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, accumulate, panel):
+    """z = op(a) op(b), or z += , where shape is (rows and columns of z, terms of a sum); `panel` is the address of
+    scratch as `room` says."""
+    rows, columns, inner = shape
+    most_rows, most_columns, lanes, size = geometry(like)
+    a_step = size
+    if transpose_a:
+        a_row, a_step = size, a_row
+    edge = panel + INNER * most_columns * size
+    for first in range(0, max(inner, 1), INNER):
+        terms, adding = min(INNER, inner - first), accumulate or first > 0
+        for column in range(0, columns, most_columns):
+            width = min(most_columns, columns - column)
+            vectors = (width + lanes - 1) // lanes
+            whole = vectors * lanes == width
+            if transpose_b:
+                b_now, b_step = b + column * b_row + first * size, b_row
+            else:
+                b_now, b_step = b + first * b_row + column * size, b_row
+            if transpose_b or not whole:
+                pack(like, b_now, b_row, transpose_b, terms, width, panel)
+                b_now, b_step = panel, vectors * lanes * size
+            done = 0
+            while done < rows:
+                form = form_for(rows - done, most_rows)
+                a_now, z_now = a + done * a_row + first * a_step, z + done * z_row + column * size
+                if whole:
+                    multiply(like, form, vectors, a_now, a_row, a_step, b_now, b_step, z_now, z_row, terms, adding)
+                else:
+                    multiply(like, form, vectors, a_now, a_row, a_step, b_now, b_step, edge, b_step, terms, False)
+                    for i in range(form):
+                        for j in range(width):
+                            move_number(like, edge + i * b_step + j * size, z_now + i * z_row + j * size, adding)
+                done += form
+
+
+@njit(**_INNER)
+def form_for(rows, most):
+    """The rows of the highest form that so many rows fill."""
+    if rows >= most:
+        return most
+    if rows >= 4:
+        return 6 if rows >= 6 else 4
+    return 2 if rows >= 2 else 1
+
+
+# Nothing of these may be a closure, which is compiled anew in each process. Flags are numbers, as C has them.
+
+
+def _of_float32(rows, columns, inner, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, accumulate, panel):
+    shape, like = (rows, columns, inner), np.float32(0)
+    product(like, shape, a, a_row, transpose_a > 0, b, b_row, transpose_b > 0, z, z_row, accumulate > 0, panel)
+
+
+def _of_float64(rows, columns, inner, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, accumulate, panel):
+    shape, like = (rows, columns, inner), np.float64(0)
+    product(like, shape, a, a_row, transpose_a > 0, b, b_row, transpose_b > 0, z, z_row, accumulate > 0, panel)
+
+
+_FUNCTIONS = {"float32": _of_float32, "float64": _of_float64}
+_ARGUMENTS = 13
+
+
+@cache
+def load(name: str) -> Any:
+    """Compiles the product of the dtype of that name, or finds it on disk, and gives LLVM its address by its symbol. An
+    address compiled in as a number would defeat the cache."""
+    compiled = cfunc(types.void(*(types.int64,) * _ARGUMENTS), cache=True, error_model="numpy")(_FUNCTIONS[name])
+    llvm.add_symbol(_symbol(name), compiled.address)
+    return compiled
+
+
+def _symbol(name: str) -> str:
+    return f"fusedmlp_product_{name}"
+
+
+@intrinsic
+def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate):
+    """The word. Its scratch is at the end of the context's fourth member."""
+    dtype = z.dtype
+
+    def generate(context, builder, signature, arguments):
+        def place(array):
+            """Its address, and the bytes from row to row."""
+            stride, _ = cgutils.unpack_tuple(builder, array.strides, 2)
+            return [builder.ptrtoint(array.data, int64), stride]
+
+        def flag(position):
+            return builder.zext(arguments[position], int64)
+
+        a, b, z = (source_of(context, builder, signature, arguments, position) for position in (1, 3, 5))
+        rows, columns = cgutils.unpack_tuple(builder, z.shape, 2)
+        inner = builder.select(arguments[2], *cgutils.unpack_tuple(builder, a.shape, 2))
+        of_scratch = context.make_array(signature.args[0].types[3])
+        scratch = of_scratch(context, builder, builder.extract_value(arguments[0], 3))
+        (length,) = cgutils.unpack_tuple(builder, scratch.shape, 1)
+        start = builder.sub(length, int64(room(np.dtype(dtype.name))))
+        panel = builder.ptrtoint(builder.gep(scratch.data, [start]), int64)
+        given = [rows, columns, inner, *place(a), flag(2), *place(b), flag(4), *place(z), flag(6), panel]
+        kind = ir.FunctionType(ir.VoidType(), [int64] * _ARGUMENTS)
+        builder.call(cgutils.get_or_insert_function(builder.module, kind, _symbol(dtype.name)), given)
+        return context.get_dummy_value()
+
+    return types.void(c, a, types.boolean, b, types.boolean, z, types.boolean), generate

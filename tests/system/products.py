@@ -1,0 +1,59 @@
+"""`python products.py`: the product of the processor for which Numba compiles, on integers, where it must be exact."""
+
+import itertools
+
+import numpy as np
+
+from fusedmlp.backends.cpu import product
+
+FORMS = list(itertools.product((False, True), repeat=2))
+
+
+def multiply(load, scratch, a, transpose_a, b, transpose_b, z, accumulate):
+    rows, columns = z.shape
+    inner = a.shape[0] if transpose_a else a.shape[1]
+    places = [(array.ctypes.data, array.strides[0]) for array in (a, b, z)]
+    of_a, of_b, of_z = places
+    flags = int(transpose_a), int(transpose_b), int(accumulate)
+    load.ctypes(rows, columns, inner, *of_a, flags[0], *of_b, flags[1], *of_z, flags[2], scratch.ctypes.data)
+
+
+def check(load, scratch, rng, shape, form, accumulate, padding=0):
+    """z within a frame that must stay as it is; what lies beside the operands' rows is NaN and must not be used."""
+    rows, columns, inner = shape
+    dtype = scratch.dtype
+
+    def operand(height, width):
+        wide = np.full((height, width + padding), np.nan, dtype)
+        wide[:, :width] = rng.integers(-4, 5, (height, width))
+        return wide[:, :width]
+
+    a = operand(inner, rows) if form[0] else operand(rows, inner)
+    b = operand(columns, inner) if form[1] else operand(inner, columns)
+    framed = rng.integers(-4, 5, (rows + 2, columns + 5)).astype(dtype)
+    expected, z = framed.copy(), framed[1:-1, 2:-3]
+    exact = (a.T if form[0] else a) @ (b.T if form[1] else b)
+    expected[1:-1, 2:-3] = exact + (z if accumulate else 0)
+    multiply(load, scratch, a, form[0], b, form[1], z, accumulate)
+    assert np.array_equal(framed, expected), (shape, form, accumulate, padding, str(dtype))
+
+
+def main():
+    tile = product.register_tile()
+    for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
+        load, rng = product.load(dtype.name), np.random.default_rng(0)
+        scratch = np.full(product.room(dtype), np.nan, dtype)
+        lanes, wide = tile.lanes(8 * dtype.itemsize), tile.columns(8 * dtype.itemsize)
+        edges = itertools.product(range(1, 2 * tile.rows + 1), range(1, 2 * wide + 1))
+        for number, (rows, columns) in enumerate(edges):
+            inner = (1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes + 3)[number % 6]
+            check(load, scratch, rng, (rows, columns, inner), FORMS[number % 4], number % 3 == 0, number % 2)
+        for inner, form, accumulate in itertools.product(range(1, 2 * lanes + 2), FORMS, (False, True)):
+            check(load, scratch, rng, (tile.rows + 1, wide + 1, inner), form, accumulate)
+        for inner, form in itertools.product((product.INNER, product.INNER + 1, 2 * product.INNER + 5), FORMS):
+            check(load, scratch, rng, (2 * tile.rows + 3, wide + lanes + 1, inner), form, True, 3)
+    print(f"exact in vectors of {tile.bits} bits")
+
+
+if __name__ == "__main__":
+    main()
