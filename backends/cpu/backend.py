@@ -2,11 +2,10 @@
 
 import os
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from fusedmlp.backends import entries
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cpu import blas, machine, product, words
+from fusedmlp.backends.cpu.caching import cached
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gangs
@@ -181,8 +181,6 @@ class CpuBackend(Backend):
 
     def _compile_entry(self, name: str, dtype: np.dtype) -> Callable[..., Any]:
         function = entries.body(name)
-        if name in entries.MULTIPLYING:
-            self._products.load(dtype.name)
         scalar = types.float32 if dtype == np.float32 else types.float64
         tile, numbers = types.Array(scalar, 1, "C"), types.Array(types.int64, 1, "C")
         context = types.Tuple((types.int64, types.int64, numbers, tile))
@@ -195,32 +193,24 @@ class CpuBackend(Backend):
             flush_subnormals=machine.flush_subnormals,
             restore_subnormals=machine.restore_subnormals,
         )
-        return compile_cached(bound, outer, announce=f"fusedmlp: compiling {name} for {dtype} (once on this machine)")
+        needed = partial(self._products.load, dtype.name) if name in entries.MULTIPLYING else None
+        return compile_cached(bound, outer, f"fusedmlp: compiling {name} for {dtype} (once on this machine)", needed)
 
 
-def compile_cached(function: Callable[..., Any], signature: Any, announce: str) -> Callable[..., Any]:
-    """`function` compiled for one signature, from Numba's cache on disk where it is there."""
-    try:
-        dispatcher = njit(cache=True, **words.OPTIONS)(function)
-    except RuntimeError:  # no folder can be written
-        _warn_once()
-        dispatcher = njit(**words.OPTIONS)(function)
+def compile_cached(
+    function: Callable[..., Any], signature: Any, announce: str, needed: Callable[[], Any] | None = None
+) -> Callable[..., Any]:
+    """`function` compiled for one signature, from Numba's cache on disk where it is there; and before it what it calls
+    by its symbol."""
+    dispatcher = cached(lambda cache: njit(cache=cache, **words.OPTIONS)(function))
     from fusedmlp.backends.cpu.announce import announced
 
     with announced(announce, dispatcher):
+        if needed is not None:
+            needed()
         dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
-
-
-@cache
-def _warn_once() -> None:
-    warnings.warn(
-        "fusedmlp: no folder can be written for compiled kernels, so they stay in memory and every process compiles "
-        "them again; set NUMBA_CACHE_DIR to a folder that can be written",
-        RuntimeWarning,
-        stacklevel=2,
-    )
 
 
 def _compile_inner(function: Callable[..., Any], thin: bool) -> Any:

@@ -25,6 +25,7 @@ from numba import cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fusedmlp.backends.cpu.caching import cached
 from fusedmlp.backends.views import source_of
 
 INNER = 512  # terms of a block: a panel of them stays in the second-level cache beside the rows of a
@@ -326,7 +327,8 @@ _ARGUMENTS = 13
 def load(name: str) -> Any:
     """Compiles the product of the dtype of that name, or finds it on disk, and gives LLVM its address by its symbol. An
     address compiled in as a number would defeat the cache."""
-    compiled = cfunc(types.void(*(types.int64,) * _ARGUMENTS), cache=True, error_model="numpy")(_FUNCTIONS[name])
+    kind = types.void(*(types.int64,) * _ARGUMENTS)
+    compiled = cached(lambda cache: cfunc(kind, cache=cache, error_model="numpy")(_FUNCTIONS[name]))
     llvm.add_symbol(_symbol(name), compiled.address)
     return compiled
 

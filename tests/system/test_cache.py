@@ -108,7 +108,7 @@ def test_no_folder_can_be_written(tmp_path):
     blocked.write_text("")
     found, errors = finish(
         start(
-            "three_kernels",
+            "four_kernels",
             root=root,
             HOME=blocked,
             XDG_CACHE_HOME=blocked,
@@ -117,8 +117,8 @@ def test_no_folder_can_be_written(tmp_path):
             PYTHONDONTWRITEBYTECODE=1,
         )
     )
-    assert found["right"] == [True] * 3
-    assert errors.count("fusedmlp: compiling") == 3
+    assert found["right"] == [True] * 4
+    assert errors.count("fusedmlp: compiling") == 4
     ((category, message),) = found["warnings"]
     assert category == "RuntimeWarning"
     assert "memory" in message and "set NUMBA_CACHE_DIR" in message
@@ -126,11 +126,11 @@ def test_no_folder_can_be_written(tmp_path):
 
 
 def test_folder_that_can_be_written_warns_of_nothing(tmp_path):
-    found, errors = finish(start("three_kernels", NUMBA_CACHE_DIR=tmp_path))
-    assert found == {"right": [True] * 3, "warnings": []}
-    assert errors.count("fusedmlp: compiling") == 3
-    found, errors = finish(start("three_kernels", NUMBA_CACHE_DIR=tmp_path))
-    assert found == {"right": [True] * 3, "warnings": []}
+    found, errors = finish(start("four_kernels", NUMBA_CACHE_DIR=tmp_path))
+    assert found == {"right": [True] * 4, "warnings": []}
+    assert errors.count("fusedmlp: compiling") == 4
+    found, errors = finish(start("four_kernels", NUMBA_CACHE_DIR=tmp_path))
+    assert found == {"right": [True] * 4, "warnings": []}
     assert errors == ""  # from disk: nothing is announced
 
 
