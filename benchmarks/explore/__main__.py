@@ -20,9 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if runner.refused():
         return 1
-    results = runner.run_sections(SECTIONS, options.sections, options.seconds)
-    rows = runner.rows_in(results)
-    path = runner.keep(results, "explore", options.out)
+    results, rows, path = runner.run_and_keep(SECTIONS, options, "explore")
     print(f"\n{runner.head(results)}\n{table(rows)}\nwrote {path}")
     return int(not any(row.spread for row in rows))
 

@@ -49,6 +49,14 @@ def refused() -> bool:
     return cause is not None
 
 
+def run_and_keep(
+    sections: dict[str, Section], options: argparse.Namespace, name: str
+) -> tuple[dict[str, Any], list[Row], Path]:
+    """What the sections that the options name found, their rows, and the file of that name where it is kept."""
+    results = run_sections(sections, options.sections, options.seconds)
+    return results, rows_in(results), keep(results, name, options.out)
+
+
 def run_sections(sections: dict[str, Section], names: Iterable[str], seconds: float) -> dict[str, Any]:
     """What these sections found within so many seconds, as it is kept."""
     began = time.monotonic()

@@ -31,9 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if runner.refused():
         return 1
-    results = runner.run_sections(SECTIONS, options.sections, options.seconds)
-    rows = runner.rows_in(results)
-    path = runner.keep(results, "gpu", options.out)
+    results, rows, path = runner.run_and_keep(SECTIONS, options, "gpu")
     written = [path, *(pictures.draw(results, path.with_suffix("")) if plots.available() else [])]
     print(f"\n{runner.head(results)}\n{table(rows)}")
     print("\n".join(f"wrote {file}" for file in written))
