@@ -94,7 +94,9 @@ class Binder:
                 scope[name] = holes[name]
             elif name in function.__globals__:
                 scope[name] = self._meaning(function.__globals__[name], holes, rule)
-        return self._renamed(types.FunctionType(function.__code__, scope, function.__name__), rule)
+        rebuilt = types.FunctionType(function.__code__, scope, function.__name__)
+        rebuilt.__dict__.update(function.__dict__)  # its marks
+        return self._renamed(rebuilt, rule)
 
     def _renamed(self, function: types.FunctionType, label: str) -> types.FunctionType:
         function.__qualname__ = ".".join(filter(None, (function.__name__, label, self.digest)))

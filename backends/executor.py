@@ -94,18 +94,20 @@ class Executor:
     def write(self, parameters: Mapping[str, Array]) -> None:
         """Overwrites the parameters given, of the right names and shapes, in the backend's memory or not."""
         for name, value in parameters.items():
-            self._write(self._parameters[name], value)
+            self._write(self._parameters[name], name, value)
 
-    def _write(self, block: Block, value: Array) -> None:
+    def _write(self, block: Block, name: str, value: Array) -> None:
         here = self._memory.holds(value)
-        self._matrix(block)[...] = value if here else self._memory.to_device(np.asarray(value, self.dtype))
-
-    def _matrix(self, block: Block) -> Array:
-        return self._buffer[block.at : block.at + block.extent].reshape(block.rows, block.length)[:, : block.columns]
+        self._view(block, name)[...] = value if here else self._memory.to_device(np.asarray(value, self.dtype))
 
     def _copy(self, block: Block, name: str) -> Array:
-        copied = self._memory.copied(self._matrix(block))
-        return copied[0] if name.endswith("bias") else copied
+        return self._memory.copied(self._view(block, name))
+
+    def _view(self, block: Block, name: str) -> Array:
+        """A parameter in the buffer, in the form that callers know; there a weight lies as its transpose."""
+        whole = self._buffer[block.at : block.at + block.extent].reshape(block.rows, block.length)
+        live = whole[:, : block.columns]
+        return live[0] if name.endswith("bias") else live.T
 
     # Runs.
 
@@ -155,7 +157,7 @@ class Executor:
         state, plan = self._state(optimizer), self.backend.step_plan(self.network)
         run = self._enter(_Wanted(self.network, plan, 1, update=state.rule))
         for name, value in gradients.items():
-            self._write(run[0].gradients[name], value)
+            self._write(run[0].gradients[name], name, value)
         nothing = Data(np.zeros((1, self.network.sizes[0]), self.dtype))
         with closing(self.backend.feed(nothing, 1).begin(np.arange(1))) as feed:
             reached = self.backend.run(self._call(run, plan, feed, np.zeros(1), optimizer, state.steps))

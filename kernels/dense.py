@@ -1,7 +1,9 @@
 """The bodies of a dense layer: what one worker does to one tile, and to a rectangle of tiles.
 
-Shapes: x (B, I), weight (O, I), bias (O,), z y (B, O); gradients dx dweight dbias dz dy have the shapes of what
-they belong to. An empty bias is none. `saved` is y itself or z, as the activation's rule says.
+Shapes: x (B, I), weight (O, I) or, `by_input`, its transpose (I, O), bias (O,), z y (B, O); gradients dx dweight dbias
+dz dy have the shapes of what they belong to. An empty bias is none. `saved` is y itself or z, as the activation's rule
+says. A program keeps weights by input: so the second operands of x weightᵀ and of xᵀ dz, which are most of a step, have
+their columns side by side, as the product of a tile wants them.
 
 z = x weightᵀ + bias, y = f(z); dz = dy f'(z), dx = dz weight, dweight = dzᵀ x, dbias = the column sums of dz
 (Rumelhart, Hinton and Williams, Nature 323, 1986).
@@ -14,6 +16,7 @@ from fusedmlp.kernels.vocabulary import (
     add_rows,
     block,
     const,
+    inner_loop,
     lane,
     lane_column,
     lane_columns,
@@ -41,6 +44,7 @@ def activate_elements(c, z, bias, y, saved, keep, p):
         activate_span(c, row(z, i), bias, row(y, i), row(saved, i), keep, p)
 
 
+@inner_loop
 def activate_span(c, z, bias, y, saved, keep, p):
     biased = bias.shape[0] > 0
     for j in range(lane_column(c), z.shape[0], lane_columns(c)):
@@ -62,12 +66,14 @@ def activate_rows(c, z, bias, y, saved, keep, p):
             value(c, row(z, i), row(y, i))
 
 
+@inner_loop
 def add_row(c, a, b, y):
     """y = a + b, shared out among all lanes: y may be a."""
     for j in range(lane(c), y.shape[0], lanes(c)):
         y[j] = a[j] + b[j]
 
 
+@inner_loop
 def add_span(c, a, b, y):
     for j in range(lane_column(c), y.shape[0], lane_columns(c)):
         y[j] = a[j] + b[j]
@@ -79,6 +85,7 @@ def gradient_elements(c, dy, saved, dz, p):
         gradient_span(c, row(dy, i), row(saved, i), row(dz, i), p)
 
 
+@inner_loop
 def gradient_span(c, dy, saved, dz, p):
     for j in range(lane_column(c), dy.shape[0], lane_columns(c)):
         dz[j] = dy[j] * gradient(saved[j], p)
@@ -96,6 +103,7 @@ def update_elements(c, g, w, s0, s1, s2, h):
         update_span(c, row(g, i), row(w, i), row(s0, i), row(s1, i), row(s2, i), h)
 
 
+@inner_loop
 def update_span(c, g, w, s0, s1, s2, h):
     none = const(h[0], 0)
     for j in range(lane_column(c), w.shape[0], lane_columns(c)):
@@ -136,7 +144,7 @@ update_tile = Choice(
 
 
 @thin
-def dense_forward(c, x, weight, bias, y, saved, keep, kind, p, tiles):
+def dense_forward(c, x, weight, by_input, bias, y, saved, keep, kind, p, tiles):
     """y = f(x weightᵀ + bias) on these tiles of y, one at a time: the epilogue of a tile comes before the next one's
     product. A rule of scope "row" needs all columns of its rows, so it has a pass of its own: `activate`."""
     inputs = x.shape[1]
@@ -144,42 +152,44 @@ def dense_forward(c, x, weight, bias, y, saved, keep, kind, p, tiles):
         i, m, j, n = tile(c, tiles, k)
         target = block(y, i, j, m, n)
         z = product_tile(c, target)
-        matmul_tile(c, block(x, i, 0, m, inputs), False, block(weight, j, 0, n, inputs), True, z, False)
+        of_outputs = block(weight, 0, j, inputs, n) if by_input else block(weight, j, 0, n, inputs)
+        matmul_tile(c, block(x, i, 0, m, inputs), False, of_outputs, not by_input, z, False)
         b = vector(bias, j, n) if bias.shape[0] > 0 else bias
         activate_tile(kind, c, z, b, target, block(saved, i, j, m, n), keep, p)
         sync_lanes(c)
 
 
 @thin
-def input_gradient(c, dz, weight, saved, dx, kind, p, tiles):
+def input_gradient(c, dz, weight, by_input, saved, dx, kind, p, tiles):
     """dx = (dz weight) f'(saved) on these tiles of dx, f being the activation of the layer below."""
     outputs = dz.shape[1]
     for k in range(count_tiles(c, tiles)):
         i, m, j, n = tile(c, tiles, k)
         target = block(dx, i, j, m, n)
         z = product_tile(c, target)
-        matmul_tile(c, block(dz, i, 0, m, outputs), False, block(weight, 0, j, outputs, n), False, z, False)
+        to_inputs = block(weight, j, 0, n, outputs) if by_input else block(weight, 0, j, outputs, n)
+        matmul_tile(c, block(dz, i, 0, m, outputs), False, to_inputs, by_input, z, False)
         gradient_tile(kind, c, z, block(saved, i, j, m, n), target, p)
         sync_lanes(c)
 
 
 @thin
 def weight_update(c, dz, x, weight, s0, s1, s2, kind, h, tiles):
-    """weight takes one optimizer step by dzᵀ x, on these tiles of weight: the gradient of a tile lives only until its
-    step is done."""
+    """weight (I, O) takes one optimizer step by xᵀ dz, on these tiles of weight: the gradient of a tile lives only
+    until its step is done."""
     batch = x.shape[0]
     for k in range(count_tiles(c, tiles)):
-        o, m, i, n = tile(c, tiles, k)
+        i, m, o, n = tile(c, tiles, k)
         g = scratch(c, weight, m, n)
-        matmul_tile(c, block(dz, 0, o, batch, m), True, block(x, 0, i, batch, n), False, g, False)
+        matmul_tile(c, block(x, 0, i, batch, m), True, block(dz, 0, o, batch, n), False, g, False)
         update_tile(
             kind,
             c,
             g,
-            block(weight, o, i, m, n),
-            block(s0, o, i, m, n),
-            block(s1, o, i, m, n),
-            block(s2, o, i, m, n),
+            block(weight, i, o, m, n),
+            block(s0, i, o, m, n),
+            block(s1, i, o, m, n),
+            block(s2, i, o, m, n),
             h,
         )
         sync_lanes(c)
@@ -220,16 +230,19 @@ def column_sums(c, a, sums):
     sync_lanes(c)
 
 
+@inner_loop
 def clear_span(c, y):
     for j in range(lane(c), y.shape[0], lanes(c)):
         y[j] = const(y[j], 0)
 
 
+@inner_loop
 def accumulate_span(c, a, y):
     for j in range(lane(c), y.shape[0], lanes(c)):
         y[j] += a[j]
 
 
+@inner_loop
 def compensated_span(c, part, total, error):
     for j in range(lane(c), part.shape[0], lanes(c)):
         total[j], error[j] = compensated(total[j], error[j], part[j])
@@ -268,7 +281,7 @@ def activation_backward(c, dy, saved, dz, kind, p, first_row, last_row):
 
 
 def weight_gradient(c, dz, x, dweight, accumulate, first_row, last_row):
-    """dweight = dzᵀ x on a range of rows; += with `accumulate`."""
+    """dweight (O, I) = dzᵀ x on a range of rows; += with `accumulate`."""
     batch = x.shape[0]
     tiles = all_tiles(first_row, last_row, 0, x.shape[1])
     for k in range(count_tiles(c, tiles)):

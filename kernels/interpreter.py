@@ -66,6 +66,7 @@ from fusedmlp.kernels.vocabulary import (
     const,
     finite,
     home,
+    inner_loop,
     lane,
     lane_column,
     lane_columns,
@@ -133,11 +134,11 @@ def move(c, table, buffer, inwards):
     for number in range(table.shape[0]):
         i = row(table, number)
         if i[OP] == UPDATE and i[HOME] > 0:
-            first_row, last_row, first_column, last_column = 0, i[OUTPUTS], 0, i[INPUTS]
+            first_row, last_row, first_column, last_column = 0, i[INPUTS], 0, i[OUTPUTS]
             if i[PARTITION] == OUT:
-                first_row, last_row = columns_of(c, i, i[OUTPUTS])
+                first_column, last_column = columns_of(c, i, i[OUTPUTS])
             else:
-                first_column, last_column = columns_of(c, i, i[INPUTS])
+                first_row, last_row = columns_of(c, i, i[INPUTS])
             for slot in range(i[SLOTS] + 1):
                 at = i[W_AT] + slot * i[STRIDE]
                 if inwards:
@@ -234,6 +235,7 @@ def fill(c, i, buffer, now):
             zero_span(c, vector(row(y, k), 0, i[FULL]))
 
 
+@inner_loop
 def zero_span(c, y):
     for j in range(lane_column(c), y.shape[0], lane_columns(c)):
         y[j] = const(y[j], 0)
@@ -320,6 +322,7 @@ def gather_rows(c, i, a, rows, y):
             copy_span(c, vector(row(a, rows[k]), j, n), vector(row(y, k), j, n))
 
 
+@inner_loop
 def copy_span(c, a, y):
     for j in range(lane_column(c), y.shape[0], lane_columns(c)):
         y[j] = a[j]
@@ -330,7 +333,7 @@ def forward(c, i, buffer, data, now):
     _, _, rows, _, _ = now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
-    weight = block(home(c, buffer, i[W_AT], outputs, i[W_LENGTH]), 0, 0, outputs, inputs)
+    weight = block(home(c, buffer, i[W_AT], inputs, i[W_LENGTH]), 0, 0, inputs, outputs)
     bias = vector(buffer, i[B_AT], outputs if i[B_LENGTH] > 0 else 0)
     p = parameters(i, buffer)
     first_row, last_row, first_column, last_column, first, every = 0, rows, 0, outputs, 0, 1
@@ -344,13 +347,13 @@ def forward(c, i, buffer, data, now):
     else:
         first_input, last_input = columns_of(c, i, inputs)
         part = last_input - first_input
-        x, weight = block(x, 0, first_input, rows, part), block(weight, 0, first_input, outputs, part)
+        x, weight = block(x, 0, first_input, rows, part), block(weight, first_input, 0, part, outputs)
         at += worker(c) * i[STRIDE]
         saved_at = at
     y = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, outputs)
     saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, outputs)
     tiles = first_row, last_row, first_column, last_column, first, every
-    dense_forward(c, x, weight, bias, y, saved, i[KEEP] > 0, i[KIND], p, tiles)
+    dense_forward(c, x, weight, True, bias, y, saved, i[KEEP] > 0, i[KIND], p, tiles)
 
 
 @thin
@@ -358,7 +361,7 @@ def backward(c, i, buffer, data, now):
     _, _, rows, _, _ = now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     dz = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, outputs)
-    weight = block(home(c, buffer, i[W_AT], outputs, i[W_LENGTH]), 0, 0, outputs, inputs)
+    weight = block(home(c, buffer, i[W_AT], inputs, i[W_LENGTH]), 0, 0, inputs, outputs)
     p = parameters(i, buffer)
     first_row, last_row, first_column, last_column, first, every = 0, rows, 0, inputs, 0, 1
     at, saved_at = i[Y_AT], i[S_AT]
@@ -371,13 +374,13 @@ def backward(c, i, buffer, data, now):
     else:
         first_output, last_output = columns_of(c, i, outputs)
         part = last_output - first_output
-        dz, weight = block(dz, 0, first_output, rows, part), block(weight, first_output, 0, part, inputs)
+        dz, weight = block(dz, 0, first_output, rows, part), block(weight, 0, first_output, inputs, part)
         at += worker(c) * i[STRIDE]
         saved_at = at
     dx = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, inputs)
     saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, inputs)
     tiles = first_row, last_row, first_column, last_column, first, every
-    input_gradient(c, dz, weight, saved, dx, i[KIND], p, tiles)
+    input_gradient(c, dz, weight, True, saved, dx, i[KIND], p, tiles)
 
 
 @thin
@@ -455,12 +458,12 @@ def update(c, i, buffer, data, now):
     h = step_scalars(row(scalars, k))
     x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
     dz = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, outputs)
-    weight, s0, s1, s2 = with_slots(c, i, buffer, i[W_AT], outputs, i[W_LENGTH])
-    first_row, last_row, first_column, last_column, first, every = 0, outputs, 0, inputs, 0, 1
+    weight, s0, s1, s2 = with_slots(c, i, buffer, i[W_AT], inputs, i[W_LENGTH])
+    first_row, last_row, first_column, last_column, first, every = 0, inputs, 0, outputs, 0, 1
     if i[PARTITION] == OUT:
-        first_row, last_row = columns_of(c, i, outputs)
+        first_column, last_column = columns_of(c, i, outputs)
     elif i[PARTITION] == IN:
-        first_column, last_column = columns_of(c, i, inputs)
+        first_row, last_row = columns_of(c, i, inputs)
     else:
         first, every = worker(c), workers(c)
     tiles = first_row, last_row, first_column, last_column, first, every
@@ -488,7 +491,7 @@ def step_alone(c, i, buffer, data, now):
     (_, _, _, _, _, _, scalars, _, _), (k, _, _, _, _) = data, now
     h = step_scalars(row(scalars, k))
     inputs, outputs = i[INPUTS], i[OUTPUTS]
-    step_block(c, i, buffer, i[W_AT], i[X_AT], outputs, i[W_LENGTH], inputs, h)
+    step_block(c, i, buffer, i[W_AT], i[X_AT], inputs, i[W_LENGTH], outputs, h)
     if i[B_LENGTH] > 0:
         step_block(c, i, buffer, i[B_AT], i[Y_AT], 1, i[B_LENGTH], outputs, h)
 

@@ -24,8 +24,8 @@ OP = 0  # the instruction
 BARRIER = 1  # MEET: the workers meet before it; MEET_OR_LEAVE: and leave if a stop was published
 PARTITION = 2  # how it is shared out among the workers
 KIND = 3  # the number of its rule
-INPUTS = 4  # live columns of X, and of W
-OUTPUTS = 5  # live columns of Y, and rows of W
+INPUTS = 4  # live columns of X, and rows of W
+OUTPUTS = 5  # live columns of Y, and of W
 X_AT, X_LENGTH = 6, 7
 W_AT, W_LENGTH = 8, 9
 B_AT, B_LENGTH = 10, 11  # the bias, or what an instruction adds; length 0: none
@@ -47,19 +47,19 @@ MEET, MEET_OR_LEAVE = 1, 2
 
 # The instructions. Dropout and clipping by norm will be two more: a mask after FORWARD, a sum before STEP.
 GATHER = 0  # rows of the data, in the epoch's order, into the buffer
-FORWARD = 1  # Y = f(X Wᵀ + B); partition IN: this worker's partial sums
+FORWARD = 1  # Y = f(X W + B); partition IN: this worker's partial sums
 JOIN = 2  # Y = f(the partial sums of all workers + B)
 ACTIVATE = 3  # Y = f(Y), for a rule of scope "row"
 LOSS = 4  # the rows' losses into S, and Y = dL/dX, by the truth in B and the sample weights in W
 TOTAL = 5  # the sum of the rows' losses in S, out to the caller's array
 ACTIVATION_BACKWARD = 6  # Y = Y f'(S)
-BACKWARD = 7  # Y = (X W) f'(S); partition OUT: this worker's partial sums
+BACKWARD = 7  # Y = (X Wᵀ) f'(S); partition OUT: this worker's partial sums
 JOIN_BACKWARD = 8  # Y = (the partial sums of all workers) f'(S)
-UPDATE = 9  # W and B take one step by the gradients Yᵀ X and the column sums of Y; B alone where INPUTS is 0
+UPDATE = 9  # W and B take one step by the gradients Xᵀ Y and the column sums of Y; B alone where INPUTS is 0
 STEP = 10  # W and B take one step by the gradients in X and Y
 RESULT = 11  # the rows of Y, out to the caller's array
 
-# How an instruction is shared out: OUT: each worker has columns of Y (rows of W); IN: each has columns of X (and of
+# How an instruction is shared out: OUT: each worker has columns of Y (and of W); IN: each has columns of X (rows of
 # W), so that forward leaves partial sums of Y; ROWS: each has rows of the batch. A pair of OUT and IN keeps weights
 # and optimizer state with their worker, in its cache, for the whole training. TILES: tile after tile of Y (of W, where
 # that is written) goes to worker after worker, for workers by the hundred.
@@ -165,7 +165,7 @@ class Program:
 
     table       int64 (instructions, COLUMNS)
     layout      the blocks by name
-    parameters  the blocks of Network.parameters, by their names
+    parameters  the blocks of Network.parameters, by their names; a weight's is its transpose, inputs x outputs
     gradients   the same for the gradients; empty where each lives only until its step is done
     constants   offset in the buffer -> the number that must stand there before a run: the rules' parameters
     carried     elements at the front of the buffer that outlive a run: parameters, then slots of state
@@ -309,7 +309,7 @@ class _Composer:
         return Program(self.write.table(), self.layout, parameters, gradients, self.constants, carried, self.batch)
 
     def add_parameter(self, name: str, shape: tuple[int, ...]) -> Block:
-        return self.layout.add(name, *shape) if len(shape) == 2 else self.layout.add(name, 1, *shape)
+        return self.layout.add(name, *reversed(shape)) if len(shape) == 2 else self.layout.add(name, 1, *shape)
 
     def add_constants(self, parameters: tuple[tuple[str, float], ...]) -> int:
         made = self.layout.add(f"constants {len(self.constants)}", 1, PARAMETERS)
@@ -397,7 +397,7 @@ class _Composer:
             FORWARD,
             epilogue | {PARTITION: partition} | self.blocks(X=x, Y=y, S=saved, **given),
             Access(x.name, "rows" if partition == ROWS else "all"),
-            Access(given["W"].name, "rows" if partition == OUT else "all"),
+            Access(given["W"].name, "columns" if partition == OUT else "all"),
             *(Access(bias.name, "columns" if partition == OUT else "all") for bias in self.bias(layer).values()),
             Access(y.name, mine, True),
             Access(saved.name, mine, True),
@@ -443,7 +443,7 @@ class _Composer:
             FORWARD,
             self.partial(layer, IN, part) | self.blocks(X=x, W=weight, Y=part, S=part),
             Access(x.name, "columns"),
-            Access(weight.name, "columns"),
+            Access(weight.name, "rows"),
             Access("parts", "own", True),
         )
         self.write(
@@ -534,7 +534,7 @@ class _Composer:
                 BACKWARD,
                 self.partial(layer, OUT, part) | self.blocks(X=dz, W=given, Y=part, S=part),
                 Access(dz.name, "columns"),
-                Access(given.name, "rows"),
+                Access(given.name, "columns"),
                 Access("parts", "own", True),
             )
             self.write(
@@ -551,7 +551,7 @@ class _Composer:
                 BACKWARD,
                 epilogue | {PARTITION: partition} | self.blocks(X=dz, W=given, Y=dx, S=saved),
                 Access(dz.name, "rows" if partition == ROWS else "all"),
-                Access(given.name, "columns" if partition == IN else "all"),
+                Access(given.name, "rows" if partition == IN else "all"),
                 Access(saved.name, mine),
                 Access(dx.name, mine, True),
             )
@@ -576,7 +576,7 @@ class _Composer:
                     Access(given["B"].name, "columns", True),
                 )
             return
-        mine = _shared_by(partition, {OUT: "rows", IN: "columns"})
+        mine = _shared_by(partition, {OUT: "columns", IN: "rows"})
         stays = int(self.partitions[layer] in (OUT, IN) and not prefix)
         self.write(
             UPDATE,

@@ -44,15 +44,15 @@ def forward(c, x, weight, bias, y, saved, keep, kind, by_row, identity_kind, p, 
         first, last = share(batch, 1, worker(c), workers(c))
         for i in range(first, last, tile_rows(c)):
             end = min(i + tile_rows(c), last)
-            dense_forward(c, x, weight, bias, y, saved, False, identity_kind, p, all_tiles(i, end, 0, outputs))
+            dense_forward(c, x, weight, False, bias, y, saved, False, identity_kind, p, all_tiles(i, end, 0, outputs))
             activate(c, y, y, y, False, kind, p, i, end)
             sync_lanes(c)
     elif batch >= outputs:
         first, last = share(batch, 1, worker(c), workers(c))
-        dense_forward(c, x, weight, bias, y, saved, keep, kind, p, all_tiles(first, last, 0, outputs))
+        dense_forward(c, x, weight, False, bias, y, saved, keep, kind, p, all_tiles(first, last, 0, outputs))
     else:
         first, last = share(outputs, multiple, worker(c), workers(c))
-        dense_forward(c, x, weight, bias, y, saved, keep, kind, p, all_tiles(0, batch, first, last))
+        dense_forward(c, x, weight, False, bias, y, saved, keep, kind, p, all_tiles(0, batch, first, last))
 
 
 def backward(c, dy, x, weight, saved, panel, dx, dweight, dbias, kind, identity_kind, p, multiple):
@@ -71,7 +71,7 @@ def backward(c, dy, x, weight, saved, panel, dx, dweight, dbias, kind, identity_
         sync_lanes(c)
         if dx.shape[0] > 0:
             target = block(dx, start, 0, count, inputs)
-            input_gradient(c, dz, weight, target, target, identity_kind, p, all_tiles(first, last, 0, inputs))
+            input_gradient(c, dz, weight, False, target, target, identity_kind, p, all_tiles(first, last, 0, inputs))
         barrier(c)
         weight_gradient(c, dz, block(x, start, 0, count, inputs), dweight, start > 0, first_output, last_output)
         if dbias.shape[0] > 0:

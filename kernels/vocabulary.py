@@ -33,6 +33,14 @@ def thin(body: Callable[..., Any]) -> Callable[..., Any]:
     return body
 
 
+def inner_loop(body: Callable[..., Any]) -> Callable[..., Any]:
+    """Marks a loop over rows of operands of which some may be the same. It is optimized as part of its caller, where
+    the compiler sees which are: by itself it would have to expect that a turn reads what another has written, and
+    compile it without vectors for rows worked on in place."""
+    body.inner_loop = True  # type: ignore[attr-defined]
+    return body
+
+
 # Numbers. Each has the dtype of its argument, on every backend.
 
 

@@ -214,7 +214,8 @@ def compile_cached(
 
 
 def _compile_inner(function: Callable[..., Any], thin: bool) -> Any:
-    return njit(**(words.INLINED if thin else words.INNER))(function)
+    options = words.INNER_LOOP if hasattr(function, "inner_loop") else words.INNER
+    return njit(**(words.INLINED if thin else options))(function)
 
 
 def _threads_from_environment() -> int | None:

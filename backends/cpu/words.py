@@ -31,6 +31,7 @@ OPTIONS = {"nogil": True, "error_model": "numpy"}
 # Of functions that only other compiled functions call: the wrappers cost a third of the time to compile.
 INNER = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 INLINED = INNER | {"inline": "always"}
+INNER_LOOP = INNER | {"forceinline": True}
 
 # The words by which workers meet lie 64 bytes apart, so that no two share a line of cache.
 ARRIVED, GENERATION, REQUEST, PUBLISHED, ABANDONED = 0, 8, 16, 24, 32
@@ -136,7 +137,7 @@ def add_rows(c, a, y):
         add_to(row(a, i), y)
 
 
-@njit(**INNER)
+@njit(**INNER_LOOP)
 def add_to(a, y):
     for j in range(y.shape[0]):
         y[j] += a[j]

@@ -151,9 +151,9 @@ class Launches:
         if i[OP] == TOTAL:
             return 1, 1
         if i[OP] == UPDATE:
-            return i[OUTPUTS], max(1, i[INPUTS])
+            return max(1, i[INPUTS]), i[OUTPUTS]
         if i[OP] == STEP:
-            return i[OUTPUTS], i[INPUTS]
+            return i[INPUTS], i[OUTPUTS]
         if i[OP] == GATHER:
             return batch, max(i[INPUTS], i[OUTPUTS])  # of the inputs and of the truth
         return batch, i[INPUTS] if i[OP] == BACKWARD else i[OUTPUTS]
@@ -189,13 +189,13 @@ def bare_product(i: list[int], batch: int, dtype: np.dtype, precision: str) -> t
     """The bare product of an instruction, over all rows that a batch may have, and where a, b and out begin in the
     buffer."""
     x, w, y = (i[X_AT], i[X_LENGTH]), (i[W_AT], i[W_LENGTH]), (i[Y_AT], i[Y_LENGTH])
-    below, above, weight = (batch, i[INPUTS]), (batch, i[OUTPUTS]), (i[OUTPUTS], i[INPUTS])
+    below, above, weight = (batch, i[INPUTS]), (batch, i[OUTPUTS]), (i[INPUTS], i[OUTPUTS])
     if i[OP] == FORWARD:
         (a, b), blocks = (below, weight), (x, w, y)
     elif i[OP] == BACKWARD:
         (a, b), blocks = (above, weight), (x, w, y)
     else:
-        (a, b), blocks = (above, below), (y, x, w)
+        (a, b), blocks = (below, above), (x, y, w)
     places, leading = zip(*blocks, strict=True)
     product = Product.of(
         a,
@@ -204,7 +204,7 @@ def bare_product(i: list[int], batch: int, dtype: np.dtype, precision: str) -> t
         dtype=dtype,
         precision=precision,
         transpose_a=i[OP] == UPDATE,
-        transpose_b=i[OP] == FORWARD,
+        transpose_b=i[OP] == BACKWARD,
         bias=i[B_LENGTH] > 0,
         alignment=LINE,
     )
