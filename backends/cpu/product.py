@@ -93,6 +93,27 @@ class _Emitter:
         stored = self.builder.store(value, self.builder.inttoptr(address, ir.PointerType(value.type)))
         stored.align = self.size
 
+    def mask(self, count: Any) -> Any:
+        """Of the first so many lanes, or of all."""
+        counts = ir.VectorType(int64, self.lanes)
+        spread = self.builder.insert_element(ir.Constant(counts, ir.Undefined), count, int32(0))
+        spread = self.shuffle(spread, spread, [0] * self.lanes)
+        return self.builder.icmp_signed("<", ir.Constant(counts, list(range(self.lanes))), spread)
+
+    def load_masked(self, address: Any, mask: Any) -> Any:
+        """Zeros where the mask has none; nothing is read there."""
+        place = self.builder.inttoptr(address, ir.PointerType(self.vector))
+        return self._masked("load", [place, int32(self.size), mask, self.zero], self.vector)
+
+    def store_masked(self, value: Any, address: Any, mask: Any) -> None:
+        place = self.builder.inttoptr(address, ir.PointerType(self.vector))
+        self._masked("store", [value, place, int32(self.size), mask], ir.VoidType())
+
+    def _masked(self, what: str, arguments: list[Any], result: Any) -> Any:
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        name = f"llvm.masked.{what}.v{self.lanes}f{self.bitwidth}.p0"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
+
     def vectors_on(self, address: Any, count: int) -> Any:
         return self.builder.add(address, int64(count * self.lanes * self.size))
 
@@ -180,32 +201,40 @@ def _multiply(emit: _Emitter, rows: int, vectors: int, arguments: list[Any]) -> 
         emit.store(builder.select(accumulate, builder.fadd(emit.load(place), total), total), place)
 
 
-@intrinsic
-def transpose(typing_context, like, source, source_row, last, target, target_row):
-    """A square block, as wide and as high as a vector has lanes, becomes its transpose. Its rows after row `last` do
-    not exist, and are taken to be that one."""
+def _transposing(masked: bool) -> Any:
+    @intrinsic
+    def transpose(typing_context, like, source, source_row, last, terms, target, target_row):
+        """A square block, as wide and as high as a vector has lanes, becomes its transpose. Its rows after row `last`
+        do not exist, and are taken to be that one; nor do, where it is masked, its columns from `terms` on."""
 
-    def generate(context, builder, signature, arguments):
-        emit = _Emitter(builder, like.bitwidth, register_tile())
-        _, source, source_row, last, target, target_row = arguments
-        lines = []
-        for row in range(emit.lanes):
-            there = builder.select(builder.icmp_signed("<", int64(row), last), int64(row), last)
-            lines.append(emit.load(builder.add(source, builder.mul(there, source_row))))
-        half = emit.lanes // 2
-        while half:  # in each square of 2 half, the upper right and the lower left quarter change places
-            squares = range(0, emit.lanes, 2 * half)
-            left = [square + side + k for square in squares for side in (0, emit.lanes) for k in range(half)]
-            right = [half + k for k in left]
-            for row in (square + k for square in squares for k in range(half)):
-                upper, lower = lines[row], lines[row + half]
-                lines[row], lines[row + half] = emit.shuffle(upper, lower, left), emit.shuffle(upper, lower, right)
-            half //= 2
-        for row, line in enumerate(lines):
-            emit.store(line, emit.rows_on(target, target_row, row))
-        return context.get_dummy_value()
+        def generate(context, builder, signature, arguments):
+            emit = _Emitter(builder, like.bitwidth, register_tile())
+            _, source, source_row, last, terms, target, target_row = arguments
+            mask = emit.mask(terms) if masked else None
+            lines = []
+            for row in range(emit.lanes):
+                there = builder.select(builder.icmp_signed("<", int64(row), last), int64(row), last)
+                place = builder.add(source, builder.mul(there, source_row))
+                lines.append(emit.load_masked(place, mask) if masked else emit.load(place))
+            half = emit.lanes // 2
+            while half:  # in each square of 2 half, the upper right and the lower left quarter change places
+                squares = range(0, emit.lanes, 2 * half)
+                left = [square + side + k for square in squares for side in (0, emit.lanes) for k in range(half)]
+                right = [half + k for k in left]
+                for row in (square + k for square in squares for k in range(half)):
+                    upper, lower = lines[row], lines[row + half]
+                    lines[row], lines[row + half] = emit.shuffle(upper, lower, left), emit.shuffle(upper, lower, right)
+                half //= 2
+            for row, line in enumerate(lines):
+                emit.store(line, emit.rows_on(target, target_row, row))
+            return context.get_dummy_value()
 
-    return types.void(like, *(types.int64,) * 5), generate
+        return types.void(like, *(types.int64,) * 6), generate
+
+    return transpose
+
+
+transpose, transpose_masked = _transposing(False), _transposing(True)
 
 
 @intrinsic
@@ -219,16 +248,18 @@ def move_vector(typing_context, like, source, target):
 
 
 @intrinsic
-def move_number(typing_context, like, source, target, accumulate):
-    """Or add it to what is there."""
+def move_masked(typing_context, like, source, target, count, accumulate):
+    """The first `count` numbers of a vector, or all; or they are added to what is there."""
 
     def generate(context, builder, signature, arguments):
-        emit, (_, source, target, accumulate) = _Emitter(builder, like.bitwidth, register_tile()), arguments
-        number = emit.load(source, emit.scalar)
-        emit.store(builder.select(accumulate, builder.fadd(emit.load(target, emit.scalar), number), number), target)
+        emit, (_, source, target, count, accumulate) = _Emitter(builder, like.bitwidth, register_tile()), arguments
+        mask = emit.mask(count)
+        moved = emit.load_masked(source, mask)
+        summed = builder.fadd(emit.load_masked(target, mask), moved)
+        emit.store_masked(builder.select(accumulate, summed, moved), target, mask)
         return context.get_dummy_value()
 
-    return types.void(like, types.int64, types.int64, types.boolean), generate
+    return types.void(like, types.int64, types.int64, types.int64, types.boolean), generate
 
 
 _INNER = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
@@ -236,8 +267,8 @@ _INNER = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no
 
 @njit(**_INNER)
 def pack(like, b, b_row, transposed, terms, columns, panel):
-    """So many terms and columns of op(b), from address b on, side by side in the panel, whose rows are filled up to
-    whole vectors by numbers of no meaning."""
+    """So many terms and columns of op(b), from address b on, side by side in the panel. Its rows are filled up to whole
+    vectors, and where b is transposed its columns too, by numbers of no meaning."""
     _, _, lanes, size = geometry(like)
     panel_row = (columns + lanes - 1) // lanes * lanes * size
     if transposed:
@@ -245,18 +276,19 @@ def pack(like, b, b_row, transposed, terms, columns, panel):
         for j in range(0, columns, lanes):
             width = min(lanes, columns - j)
             for k in range(0, whole, lanes):
-                transpose(like, b + j * b_row + k * size, b_row, width - 1, panel + k * panel_row + j * size, panel_row)
-            for k in range(whole, terms):
-                for i in range(j, j + width):
-                    move_number(like, b + i * b_row + k * size, panel + k * panel_row + i * size, False)
+                source, target = b + j * b_row + k * size, panel + k * panel_row + j * size
+                transpose(like, source, b_row, width - 1, lanes, target, panel_row)
+            if whole < terms:
+                source, target = b + j * b_row + whole * size, panel + whole * panel_row + j * size
+                transpose_masked(like, source, b_row, width - 1, terms - whole, target, panel_row)
     else:
         whole = columns // lanes * lanes
         for k in range(terms):
             source, target = b + k * b_row, panel + k * panel_row
             for j in range(0, whole, lanes):
                 move_vector(like, source + j * size, target + j * size)
-            for j in range(whole, columns):
-                move_number(like, source + j * size, target + j * size, False)
+            if whole < columns:
+                move_masked(like, source + whole * size, target + whole * size, columns - whole, False)
 
 
 @njit(**_INNER)
@@ -291,8 +323,9 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
                 else:
                     multiply(like, form, vectors, a_now, a_row, a_step, b_now, b_step, edge, b_step, terms, False)
                     for i in range(form):
-                        for j in range(width):
-                            move_number(like, edge + i * b_step + j * size, z_now + i * z_row + j * size, adding)
+                        for j in range(0, width, lanes):
+                            source, target = edge + i * b_step + j * size, z_now + i * z_row + j * size
+                            move_masked(like, source, target, width - j, adding)
                 done += form
 
 
