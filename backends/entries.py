@@ -12,7 +12,7 @@ from fusedmlp.kernels.optimizers import SCALARS
 _HOMES = {
     single: ("forward", "backward", "epilogue", "bias_gradient", "apply", "apply_backward", "loss", "step"),
     interpreter: ("run", "advance"),
-    measure: ("multiply", "meet"),
+    measure: ("multiply", "add", "meet"),
 }
 _BODIES = {name: getattr(home, name) for home, names in _HOMES.items() for name in names}
 # An instruction of the program as an entry of its own; some serve two.
@@ -83,6 +83,7 @@ def signature(name: str, scalar: Any, types: Any, readonly: bool = True) -> tupl
         "run": (*work, number, number, number, flag),
         "advance": (writes(1, number), number),
         "multiply": (reads(2), reads(2), writes(2), number),
+        "add": (reads(1), writes(1), number),
         "meet": (number,),
     }
     return arguments[name]

@@ -8,12 +8,34 @@ choice is the same from run to run.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from numbers import Integral
 from typing import Any
 
 from fusedmlp.kernels import losses, optimizers
-from fusedmlp.kernels.program import BARRIER, PARTITIONS, Geometry, Network, program
+from fusedmlp.kernels.program import (
+    BACKWARD,
+    BARRIER,
+    FORWARD,
+    GATHER,
+    IN,
+    INPUTS,
+    JOIN,
+    JOIN_BACKWARD,
+    LOSS,
+    MULTIPLE,
+    OP,
+    OUT,
+    OUTPUTS,
+    PARTITION,
+    PARTITIONS,
+    PARTS,
+    ROWS,
+    UPDATE,
+    Geometry,
+    Network,
+    program,
+)
 
 WORTHWHILE = 0.8  # the share of one worker's time that several must stay below
 
@@ -116,12 +138,18 @@ def _algorithms(given: Any) -> tuple[tuple[str, str], ...]:
 
 @dataclass(frozen=True)
 class Rates:
-    """What one machine does with all the threads of a call: `flops` floating-point operations a second on one thread
-    (float32 products), `scaling` times as many on all of them (two threads of one core: little more than 1),
-    `barrier` seconds to meet, `handover` seconds to start and end a call, `transfer` bytes a second from one core's
-    cache to another's."""
+    """What one machine does with all the threads of a call.
+
+    flops     floating-point operations a second of products on one thread (float32)
+    elements  numbers a second that one thread adds to others in its cache (float32)
+    scaling   how many times as much all threads do (two of one core: little more than 1)
+    barrier   seconds in which they meet
+    handover  seconds to start and end a call
+    transfer  bytes a second from one core's cache to another's
+    """
 
     flops: float
+    elements: float
     scaling: float
     barrier: float
     handover: float
@@ -134,46 +162,79 @@ def serial_plan(network: Network) -> Plan:
 
 
 def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None) -> Plan:
-    """The plan whose predicted time for a training step of `batch` rows is shortest. Several workers must promise a
-    fifth: one that waits for a core that another program has costs more than a near tie can win."""
+    """The plan whose predicted time for a training step of `batch` rows is shortest, of one worker and of some numbers
+    of them. Several must promise a fifth: one that waits for a core that another program has costs more than a near tie
+    can win."""
     serial = serial_plan(network)
     if threads == 1 or rates is None:
         return serial
     pairs = tuple(islice(cycle(("out", "in")), network.layers))
-    candidates = [
-        Plan(threads, partitions)
-        for partitions in dict.fromkeys(
-            (("out",) * network.layers, ("rows",) * network.layers, pairs, (*pairs[:-1], "rows"))
-        )
-    ]
-    shared = min(candidates, key=lambda plan: predicted_seconds(network, batch, plan, rates))
-    alone = predicted_seconds(network, batch, serial, rates)
-    return shared if predicted_seconds(network, batch, shared, rates) < WORTHWHILE * alone else serial
+    shared_out = (("out",) * network.layers, ("rows",) * network.layers, pairs, (*pairs[:-1], "rows"))
+    numbers = [*(1 << k for k in range(1, (threads - 1).bit_length())), threads]
+    candidates = [Plan(workers, partitions) for workers in numbers for partitions in dict.fromkeys(shared_out)]
+    predicted = {plan: predicted_seconds(network, batch, plan, threads, rates) for plan in [serial, *candidates]}
+    shared = min(candidates, key=predicted.__getitem__)
+    return shared if predicted[shared] < WORTHWHILE * predicted[serial] else serial
 
 
-def predicted_seconds(network: Network, batch: int, plan: Plan, rates: Rates) -> float:
-    """Seconds of one training step: products at the measured rate over the workers, a barrier for each that the
-    program has, and what a worker must fetch from another's cache."""
-    workers, pairs = plan.workers, list(zip(network.sizes, network.sizes[1:], strict=False))
-    flops = sum(2.0 * batch * inputs * outputs * (3 if layer else 2) for layer, (inputs, outputs) in enumerate(pairs))
-    if workers == 1:
-        return flops / rates.flops
+# Reads and writes of an element that it counts for, where it has a formula of some length, as losses and activations.
+FORMULA = 10
+
+
+def predicted_seconds(network: Network, batch: int, plan: Plan, threads: int, rates: Rates) -> float:
+    """Seconds of one training step by a plan: what its program multiplies, and works on element by element, at the
+    measured rates over the workers; its barriers; and what a worker must fetch from another's cache. `rates` are those
+    of so many threads."""
     table = program(
         network,
-        Geometry(alignment=16, workers=workers),
+        Geometry(alignment=16, workers=plan.workers),
         batch=batch,
         partitions=plan.codes(),
         loss=losses.mse,
         update=optimizers.SGD_UPDATE,
     ).table
+    busy = sum(_seconds_alone(i, batch, rates) * _largest_share(i, batch, plan.workers) for i in table.tolist())
+    if plan.workers == 1:
+        return busy
+    help_of_one = (rates.scaling - 1.0) / (threads - 1)
+    slowdown = plan.workers / (1.0 + help_of_one * (plan.workers - 1))
     barriers = int((table[:, BARRIER] > 0).sum())
-    foreign = (workers - 1) / workers
-    fetched = 0.0
-    for (inputs, outputs), partition in zip(pairs, plan.partitions, strict=True):
-        if partition == "out":
-            fetched += batch * (inputs + workers * inputs) * foreign
+    fetched = 4.0 * _fetched(network, batch, plan)
+    return busy * slowdown + barriers * rates.barrier + fetched / rates.transfer
+
+
+def _seconds_alone(i: list[int], batch: int, rates: Rates) -> float:
+    """What an instruction takes one worker."""
+    inputs, outputs, parts = i[INPUTS], i[OUTPUTS], i[PARTS]
+    flops = 2.0 * batch * inputs * outputs if i[OP] in (FORWARD, BACKWARD, UPDATE) else 0.0
+    elements = {
+        GATHER: batch * (inputs + outputs),
+        FORWARD: batch * outputs,
+        JOIN: batch * outputs * (1 + parts),
+        LOSS: batch * outputs * FORMULA,
+        BACKWARD: batch * inputs,
+        JOIN_BACKWARD: batch * inputs * (1 + parts),
+        UPDATE: inputs * outputs + batch * outputs,
+    }
+    return flops / rates.flops + elements.get(i[OP], 0) / rates.elements
+
+
+def _largest_share(i: list[int], batch: int, workers: int) -> float:
+    """Of an instruction's work, that of the worker which has most."""
+    extent = {OUT: i[OUTPUTS], IN: i[INPUTS], ROWS: batch}[i[PARTITION]]
+    units = -(-extent // (1 if i[PARTITION] == ROWS else i[MULTIPLE])) or 1
+    return -(-units // workers) / units
+
+
+def _fetched(network: Network, batch: int, plan: Plan) -> float:
+    """Numbers that one worker of a plan reads in a step and that another wrote."""
+    workers, numbers = plan.workers, 0.0
+    for layer, (inputs, outputs) in enumerate(pairwise(network.sizes)):
+        partition, sums = plan.partitions[layer], inputs if layer else 0
+        if partition == "out":  # the whole of x, and partial sums of dx, of which the first layer has none
+            numbers += batch * (inputs + workers * sums)
         elif partition == "in":
-            fetched += batch * outputs * workers * foreign
+            numbers += batch * outputs * workers
         else:
-            fetched += (2 * inputs * outputs + batch * (inputs + outputs)) * foreign
-    return flops / (rates.flops * rates.scaling) + barriers * rates.barrier + 4.0 * fetched / rates.transfer
+            numbers += 2 * inputs * outputs + batch * (inputs + outputs)
+    return numbers * (workers - 1) / workers

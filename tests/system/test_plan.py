@@ -1,0 +1,67 @@
+"""What the cost model chooses, on machines made up of round numbers."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from fusedmlp.backends.plan import WORTHWHILE, Plan, Rates, choose_plan, predicted_seconds, serial_plan
+from fusedmlp.kernels import activations
+from fusedmlp.kernels.program import Network
+
+MACHINE = Rates(flops=1e11, elements=4e9, scaling=2.0, barrier=2e-7, handover=1e-5, transfer=1e10)
+
+
+def network(*sizes):
+    return Network(sizes, (activations.relu,) * (len(sizes) - 1))
+
+
+SMALL, MNIST = network(64, 64, 10), network(784, 128, 10)
+
+
+@pytest.mark.parametrize("given, batch", [(network(3, 2), 3), (network(8, 8, 2), 4), (SMALL, 1)])
+def test_little_work_stays_on_one_worker(given, batch):
+    assert choose_plan(given, batch, 2, MACHINE) == serial_plan(given)
+
+
+@pytest.mark.parametrize("given, batch", [(SMALL, 32), (MNIST, 64), (network(784, 1024, 1024, 10), 512)])
+def test_more_work_is_shared(given, batch):
+    assert choose_plan(given, batch, 2, MACHINE).workers == 2
+
+
+def test_pairs_meet_seldom_and_move_little():
+    """Rows move the weights of 784-128-10, which are more than its activations."""
+    assert choose_plan(MNIST, 64, 2, MACHINE).partitions[0] == "out"
+    by_rows = predicted_seconds(MNIST, 64, Plan(2, ("rows", "rows")), 2, MACHINE)
+    assert by_rows > predicted_seconds(MNIST, 64, Plan(2, ("out", "in")), 2, MACHINE)
+
+
+@pytest.mark.parametrize(
+    "poor",
+    [{"scaling": 1.0}, {"scaling": 1.2}, {"barrier": 1e-4}, {"transfer": 1e6}],
+    ids=["two threads of one core", "little help", "slow to meet", "slow caches"],
+)
+def test_what_a_second_worker_does_not_pay_for(poor):
+    assert choose_plan(MNIST, 64, 2, replace(MACHINE, **poor)).workers == 1
+
+
+def test_neither_all_nor_one():
+    """Of 64 cores that meet slowly a small training takes some, a large one all."""
+    many = replace(MACHINE, scaling=64.0, barrier=2e-6)
+    assert 1 < choose_plan(MNIST, 64, 64, many).workers < 64
+    assert choose_plan(network(4096, 4096, 4096), 4096, 64, many).workers == 64
+
+
+def test_a_plan_must_promise_a_fifth():
+    for batch in (2, 4, 8, 16, 32, 64):
+        chosen = choose_plan(SMALL, batch, 2, MACHINE)
+        alone = predicted_seconds(SMALL, batch, serial_plan(SMALL), 2, MACHINE)
+        assert chosen.workers == 1 or predicted_seconds(SMALL, batch, chosen, 2, MACHINE) < WORTHWHILE * alone
+
+
+def test_prediction_counts_the_products():
+    """With all but multiplication free, a step of one worker takes its products' operations at their rate."""
+    free = replace(MACHINE, elements=1e30)
+    products = sum((3 if layer else 2) * i * o for layer, (i, o) in enumerate(pairwise(MNIST.sizes)))
+    expected = 2.0 * 64 * products / free.flops
+    assert predicted_seconds(MNIST, 64, serial_plan(MNIST), 2, free) == pytest.approx(expected)
