@@ -14,18 +14,23 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from fusedmlp.kernels.records import Parametrized, find
-from fusedmlp.kernels.summation import STRETCH, compensated
+from fusedmlp.kernels.summation import compensated, row_exponentials, row_greatest, row_total
 from fusedmlp.kernels.vocabulary import (
     const,
     erf,
     exp,
     expm1,
+    in_place,
+    inner_loop,
     lane,
     lanes,
     log,
     log1p,
-    row_max,
-    row_sum,
+    row,
+    scratch,
+    tile_columns,
+    tile_rows,
+    vector,
 )
 from fusedmlp.kernels.vocabulary import tanh as tanh_word  # `tanh` itself names the rule
 
@@ -157,6 +162,7 @@ def elu_gradient(z, p):
     return const(z, 1) if z > const(z, 0) else alpha * exp(z)
 
 
+@inner_loop
 def softplus_value(z, p):
     beta, threshold = p
     return z if beta * z > threshold else log1p(exp(beta * z)) / beta
@@ -167,65 +173,42 @@ def softplus_gradient(z, p):
     return const(z, 1) if beta * z > threshold else sigmoid_value(beta * z, p)
 
 
-def log_sum_exp_parts(c, z):
-    """(m, s) of one row: its greatest element m, and s, the sum of exp(z - m); their log-sum-exp is m + log(s).
-    A row with +inf, all of -inf, or with NaN gives a NaN s, as PyTorch's softmax does."""
-    m = z[0]
-    for j in range(lane(c), z.shape[0], lanes(c)):
-        m = m if m >= z[j] else z[j]
-    m = row_max(c, m, z.shape[0])
-    s, error = const(m, 0), const(m, 0)
-    for start in range(0, z.shape[0], STRETCH * lanes(c)):
-        part = const(m, 0)
-        for j in range(start + lane(c), min(start + STRETCH * lanes(c), z.shape[0]), lanes(c)):
-            part += exp(z[j] - m)
-        s, error = compensated(s, error, part)
-    return m, row_sum(c, s, z.shape[0])
-
-
-def row_total(c, a):
-    """The sum of a row, the lanes of the worker together."""
-    total, error = const(a[0], 0), const(a[0], 0)
-    for start in range(0, a.shape[0], STRETCH * lanes(c)):
-        part = const(a[0], 0)
-        for j in range(start + lane(c), min(start + STRETCH * lanes(c), a.shape[0]), lanes(c)):
-            part += a[j]
-        total, error = compensated(total, error, part)
-    return row_sum(c, total, a.shape[0])
-
-
-def softmax_element(z, m, s):
-    """The softmax of one element of a row whose log-sum-exp parts are m and s."""
-    return exp(z - m) / s
-
-
 def softmax_value(c, z, y):
-    m, s = log_sum_exp_parts(c, z)
-    for j in range(lane(c), z.shape[0], lanes(c)):
-        y[j] = softmax_element(z[j], m, s)
+    s = row_exponentials(c, z, row_greatest(c, z), y)
+    for j in range(lane(c), y.shape[0], lanes(c)):
+        y[j] /= s
 
 
 def softmax_gradient(c, dy, y, dz):
-    dot, error = const(y[0], 0), const(y[0], 0)
-    for start in range(0, y.shape[0], STRETCH * lanes(c)):
-        part = const(y[0], 0)
-        for j in range(start + lane(c), min(start + STRETCH * lanes(c), y.shape[0]), lanes(c)):
-            part += dy[j] * y[j]
-        dot, error = compensated(dot, error, part)
-    dot = row_sum(c, dot, y.shape[0])
+    """dz = y dy - y times the sum of y dy."""
+    dy = in_place(c, dy, dz)
     for j in range(lane(c), y.shape[0], lanes(c)):
-        dz[j] = y[j] * (dy[j] - dot)
+        dz[j] = y[j] * dy[j]
+    dot = row_total(c, dz)
+    for j in range(lane(c), y.shape[0], lanes(c)):
+        dz[j] -= y[j] * dot
 
 
 def log_softmax_value(c, z, y):
-    m, s = log_sum_exp_parts(c, z)
-    log_s = log(s)
+    """y may be z, so the exponentials go to scratch, a tile at a time."""
+    m, room = row_greatest(c, z), tile_rows(c) * tile_columns(c)
+    s, error = const(m, 0), const(m, 0)
+    for start in range(0, z.shape[0], room):
+        count = min(room, z.shape[0] - start)
+        part = row_exponentials(c, vector(z, start, count), m, row(scratch(c, z, 1, count), 0))
+        s, error = compensated(s, error, part)
+    subtract_span(c, z, m, log(s), y)
+
+
+def subtract_span(c, z, m, log_s, y):
+    z = in_place(c, z, y)
     for j in range(lane(c), z.shape[0], lanes(c)):
         y[j] = z[j] - m - log_s
 
 
 def log_softmax_gradient(c, dy, y, dz):
     total = row_total(c, dy)
+    dy = in_place(c, dy, dz)
     for j in range(lane(c), y.shape[0], lanes(c)):
         dz[j] = dy[j] - exp(y[j]) * total
 

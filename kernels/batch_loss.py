@@ -5,8 +5,8 @@ row's loss or (B, C) for each element's, weights (B,) or empty for ones.
 """
 
 from fusedmlp.kernels.choice import Choice, gradient, indices, probabilities, value
-from fusedmlp.kernels.summation import STRETCH, compensated
-from fusedmlp.kernels.vocabulary import const, double, double_sum, lane, lanes, row, row_sum, sync_lanes, thin
+from fusedmlp.kernels.summation import row_total
+from fusedmlp.kernels.vocabulary import double, double_sum, lane, lanes, row, sync_lanes, thin
 
 
 @thin
@@ -17,18 +17,16 @@ def loss_elements(c, a, truth, labels, da, losses, weights, factor, p, first_row
         if each:
             loss_each_span(c, row(a, i), row(truth, i), row(da, i), row(losses, i), w, p)
         else:
-            total = row_sum(c, loss_span(c, row(a, i), row(truth, i), row(da, i), w, p), a.shape[1])
-            losses[i, 0] = w * total
+            losses[i, 0] = w * loss_span(c, row(a, i), row(truth, i), row(da, i), w, p)
 
 
 def loss_span(c, a, t, da, w, p):
-    total, error = const(w, 0), const(w, 0)
-    for start in range(0, a.shape[0], STRETCH * lanes(c)):
-        part = const(w, 0)
-        for j in range(start + lane(c), min(start + STRETCH * lanes(c), a.shape[0]), lanes(c)):
-            part += value(a[j], t[j], p)
-            da[j] = w * gradient(a[j], t[j], p)
-        total, error = compensated(total, error, part)
+    """The sum of the row's losses, and its gradient, in whose place the losses are before."""
+    for j in range(lane(c), a.shape[0], lanes(c)):
+        da[j] = value(a[j], t[j], p)
+    total = row_total(c, da)
+    for j in range(lane(c), a.shape[0], lanes(c)):
+        da[j] = w * gradient(a[j], t[j], p)
     return total
 
 

@@ -16,6 +16,7 @@ from fusedmlp.kernels.vocabulary import (
     add_rows,
     block,
     const,
+    in_place,
     inner_loop,
     lane,
     lane_column,
@@ -44,9 +45,8 @@ def activate_elements(c, z, bias, y, saved, keep, p):
         activate_span(c, row(z, i), bias, row(y, i), row(saved, i), keep, p)
 
 
-@inner_loop
 def activate_span(c, z, bias, y, saved, keep, p):
-    biased = bias.shape[0] > 0
+    z, biased = in_place(c, z, y), bias.shape[0] > 0
     for j in range(lane_column(c), z.shape[0], lane_columns(c)):
         s = z[j] + bias[j] if biased else z[j]
         if SAVES_PREACTIVATION and keep:
@@ -66,9 +66,9 @@ def activate_rows(c, z, bias, y, saved, keep, p):
             value(c, row(z, i), row(y, i))
 
 
-@inner_loop
 def add_row(c, a, b, y):
     """y = a + b, shared out among all lanes: y may be a."""
+    a = in_place(c, a, y)
     for j in range(lane(c), y.shape[0], lanes(c)):
         y[j] = a[j] + b[j]
 
@@ -85,8 +85,8 @@ def gradient_elements(c, dy, saved, dz, p):
         gradient_span(c, row(dy, i), row(saved, i), row(dz, i), p)
 
 
-@inner_loop
 def gradient_span(c, dy, saved, dz, p):
+    dy = in_place(c, dy, dz)
     for j in range(lane_column(c), dy.shape[0], lane_columns(c)):
         dz[j] = dy[j] * gradient(saved[j], p)
 

@@ -12,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fusedmlp.kernels.activations import log_sum_exp_parts, row_total, sigmoid_value, softmax_element
+from fusedmlp.kernels.activations import sigmoid_value
 from fusedmlp.kernels.records import Parametrized, find
-from fusedmlp.kernels.summation import STRETCH, compensated
-from fusedmlp.kernels.vocabulary import const, exp, lane, lanes, log, log1p, row_sum, sync_lanes
+from fusedmlp.kernels.summation import row_exponentials, row_greatest, row_total
+from fusedmlp.kernels.vocabulary import const, exp, lane, lanes, log, log1p
 
 NAN = float("nan")
 
@@ -111,31 +111,27 @@ def binary_cross_entropy_gradient(z, t, p):
 
 
 def cross_entropy_probabilities(c, z, t, gradient, factor):
-    """H(t, a) = sum of -t log(a), a = softmax(z), for a probability row t; dH/dz = a sum(t) - t."""
-    m, s = log_sum_exp_parts(c, z)
-    log_s = log(s)
-    mass = row_total(c, t)
-    loss, error = const(m, 0), const(m, 0)
-    for start in range(0, z.shape[0], STRETCH * lanes(c)):
-        part = const(m, 0)
-        for j in range(start + lane(c), min(start + STRETCH * lanes(c), z.shape[0]), lanes(c)):
-            part += t[j] * (log_s - (z[j] - m))
-            gradient[j] = factor * (softmax_element(z[j], m, s) * mass - t[j])
-        loss, error = compensated(loss, error, part)
-    return row_sum(c, loss, z.shape[0])
+    """H(t, a) = sum of -t log(a), a = softmax(z), for a probability row t; dH/dz = a sum(t) - t. As -log(a) is
+    log(s) + (m - z), H is two sums of terms that are not negative. The gradient's row holds the terms of each sum."""
+    m, mass = row_greatest(c, z), row_total(c, t)
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        gradient[j] = t[j] * (m - z[j])
+    below = row_total(c, gradient)
+    s = row_exponentials(c, z, m, gradient)
+    for j in range(lane(c), z.shape[0], lanes(c)):
+        gradient[j] = factor * (gradient[j] / s * mass - t[j])
+    return below + mass * log(s)
 
 
 def cross_entropy_indices(c, z, k, gradient, factor):
     """The same for a class index k: the row t is 1 at k and 0 elsewhere, and H = log(s) + m - z[k].
     An index outside the row gives NaN, loss and gradient, and reads nothing."""
-    m, s = log_sum_exp_parts(c, z)
-    inside = 0 <= k < z.shape[0]
-    loss = log(s) + (m - z[k]) if inside else const(m, NAN)
-    scale = factor if inside else loss
-    sync_lanes(c)
+    m, inside = row_greatest(c, z), 0 <= k < z.shape[0]
+    below, scale = (m - z[k], factor) if inside else (const(m, NAN), const(m, NAN))
+    s = row_exponentials(c, z, m, gradient)
     for j in range(lane(c), z.shape[0], lanes(c)):
-        gradient[j] = scale * (softmax_element(z[j], m, s) - (const(m, 1) if j == k else const(m, 0)))
-    return loss
+        gradient[j] = scale * (gradient[j] / s - (const(m, 1) if j == k else const(m, 0)))
+    return log(s) + below
 
 
 mse = Loss("mse", mse_value, mse_gradient)

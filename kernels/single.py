@@ -3,7 +3,6 @@
 Shapes as in dense.py and batch_loss.py; every matrix is contiguous. `kind` numbers the rule, p holds its parameters.
 """
 
-from fusedmlp.kernels.activations import row_total
 from fusedmlp.kernels.batch_loss import loss_tile, total_loss
 from fusedmlp.kernels.dense import (
     SUM_ROWS,
@@ -19,6 +18,7 @@ from fusedmlp.kernels.dense import (
     weight_gradient,
 )
 from fusedmlp.kernels.sharing import all_tiles, share
+from fusedmlp.kernels.summation import row_total
 from fusedmlp.kernels.vocabulary import (
     barrier,
     block,

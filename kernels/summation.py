@@ -1,9 +1,20 @@
-"""Long sums. Thousands of terms of one sign that are added one by one to a large sum are all rounded the same way; so
-terms are added up in stretches, and the stretches with compensation (Kahan, Communications of the ACM 8, 1965)."""
+"""Sums and greatest numbers of rows. Thousands of terms of one sign that are added one by one to a large sum are all
+rounded the same way; so terms are added up in stretches, and the stretches with compensation (Kahan, Communications of
+the ACM 8, 1965)."""
 
-from fusedmlp.kernels.vocabulary import const, finite
+from fusedmlp.kernels.vocabulary import (
+    const,
+    finite,
+    row_max,
+    row_sum,
+    stretch_exp,
+    stretch_length,
+    stretch_max,
+    stretch_sum,
+    vector,
+)
 
-STRETCH = 64  # terms that one lane adds up by themselves
+STRETCH = 64  # terms that one lane, of a worker or of its vectors, adds up by themselves
 
 
 def compensated(total, error, part):
@@ -13,3 +24,35 @@ def compensated(total, error, part):
     grown = total + term
     error = (grown - total) - term
     return grown, (error if finite(error) else const(error, 0))
+
+
+def stretch(c, a, start):
+    """The elements of a row from `start` on that are added up before they are compensated."""
+    return vector(a, start, min(stretch_length(c), a.shape[0] - start))
+
+
+def row_total(c, a):
+    """The sum of a row, the lanes of the worker together."""
+    total, error = const(a[0], 0), const(a[0], 0)
+    for start in range(0, a.shape[0], stretch_length(c)):
+        total, error = compensated(total, error, stretch_sum(c, stretch(c, a, start)))
+    return row_sum(c, total, a.shape[0])
+
+
+def row_exponentials(c, z, m, y):
+    """y = exp(z - m), where m is the row's greatest element; their sum s. The row's log-sum-exp is m + log(s).
+    A row with +inf, all of -inf, or with NaN gives a NaN s, as PyTorch's softmax does. y may be z."""
+    total, error = const(m, 0), const(m, 0)
+    for start in range(0, z.shape[0], stretch_length(c)):
+        part = stretch_exp(c, stretch(c, z, start), m, stretch(c, y, start))
+        total, error = compensated(total, error, part)
+    return row_sum(c, total, z.shape[0])
+
+
+def row_greatest(c, a):
+    """The greatest element of a row, the lanes of the worker together; of a row with NaN, any number."""
+    m = a[0]
+    for start in range(0, a.shape[0], stretch_length(c)):
+        part = stretch_max(c, stretch(c, a, start))
+        m = m if m >= part else part
+    return row_max(c, m, a.shape[0])

@@ -36,7 +36,8 @@ def thin(body: Callable[..., Any]) -> Callable[..., Any]:
 def inner_loop(body: Callable[..., Any]) -> Callable[..., Any]:
     """Marks a loop over rows of operands of which some may be the same. It is optimized as part of its caller, where
     the compiler sees which are: by itself it would have to expect that a turn reads what another has written, and
-    compile it without vectors for rows worked on in place."""
+    compile it without vectors for rows worked on in place. A formula is marked as well if it is so long that its loop
+    would call it, and have no vectors either."""
     body.inner_loop = True  # type: ignore[attr-defined]
     return body
 
@@ -159,6 +160,28 @@ def sync_lanes(c):
 
 
 @word
+def stretch_length(c):
+    """How many elements of a row its worker adds up before it compensates (see kernels/summation.py): STRETCH for each
+    that it adds to by itself."""
+
+
+@word
+def stretch_sum(c, a):
+    """The sum of what this lane has of `a`, at most stretch_length(c) elements of a row: of every lanes(c)-th element,
+    from its own on. The order of summation depends on the length of `a` and on nothing else."""
+
+
+@word
+def stretch_exp(c, z, m, y):
+    """The same sum of y = exp(z - m), which it writes. y may be z."""
+
+
+@word
+def stretch_max(c, a):
+    """The greatest of what this lane has of `a`; where NaN is among it, any number."""
+
+
+@word
 def row_sum(c, part, count):
     """The sum of what the first `count` lanes of this worker bring, or all where it has fewer, in an order that depends
     on their number alone; known to each lane."""
@@ -215,6 +238,12 @@ def row(a, i):
 
 
 @word
+def in_place(c, z, y):
+    """The row z, or where the backend works faster on a single one, the row y with the numbers of z: for a loop that
+    reads element j of the result and then writes y[j]. y is as long as z, and z itself or apart from it."""
+
+
+@word
 def tile_rows(c):
     """The most rows that a tile has."""
 
@@ -232,7 +261,8 @@ def product_tile(c, target):
 
 @word
 def scratch(c, like, rows, columns):
-    """A tile of this worker's own memory, of the dtype of `like`, at most tile_rows by tile_columns; not cleared."""
+    """A tile of this worker's own memory, of the dtype of `like`, of at most tile_rows x tile_columns elements; not
+    cleared."""
 
 
 @word

@@ -8,6 +8,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic
 
+from fusedmlp.backends.cpu import mathematics
 from fusedmlp.backends.cpu.machine import (
     atomic_add,
     atomic_load,
@@ -22,6 +23,7 @@ from fusedmlp.backends.cpu.machine import (
     yield_core,
 )
 from fusedmlp.backends.cpu.product import matmul_tile
+from fusedmlp.backends.cpu.rows import STRETCH_LENGTH, in_place, stretch_exp, stretch_max, stretch_sum
 from fusedmlp.backends.views import constant_of
 
 # Of every compiled function. error_model: with Python's, an x / 0.0 in one worker would leave the others waiting for
@@ -146,12 +148,7 @@ def add_to(a, y):
 
 WORDS = {
     "const": const,
-    "exp": math.exp,
-    "expm1": math.expm1,
-    "log": math.log,
-    "log1p": math.log1p,
-    "tanh": math.tanh,
-    "erf": math.erf,
+    **mathematics.WORDS,
     "sqrt": math.sqrt,
     "finite": math.isfinite,
     "double": np.float64,
@@ -167,6 +164,10 @@ WORDS = {
     "lane_column": constant(0),
     "lane_columns": constant(1),
     "sync_lanes": sync_lanes,
+    "stretch_sum": stretch_sum,
+    "stretch_length": constant(STRETCH_LENGTH),
+    "stretch_exp": stretch_exp,
+    "stretch_max": stretch_max,
     "row_sum": only_part,
     "row_max": only_part,
     "double_sum": only_part,
@@ -177,6 +178,7 @@ WORDS = {
     "move_out": stay,
     "block": block,
     "row": row,
+    "in_place": in_place,
     "tile_rows": constant(TILE_ROWS),
     "tile_columns": constant(TILE_COLUMNS),
     "product_tile": product_tile,

@@ -15,6 +15,7 @@ from numba import cuda
 
 from fusedmlp.backends.cuda.home import words_at_home, words_in_the_buffer
 from fusedmlp.backends.cuda.kinds import Kind, Shape
+from fusedmlp.kernels.summation import STRETCH
 
 # The context: the reason to stop that a block asked for, and the step of the call that is not to be finished then.
 # ROOM: how many elements of a block's shared memory may be home to weights.
@@ -52,7 +53,7 @@ def thread_y():
 def words_for(kind: Kind, device: Device) -> dict[str, Any]:
     """Every word, for a kind of kernel; and `begin`, which a kernel calls first."""
     dtype, shape = kind.dtype.type, kind.shape
-    matrix, edge, thin = device.views["matrix"], shape.edge, True
+    matrix, exp, edge, thin = device.views["matrix"], device.views["exp"], shape.edge, True
     (across, down), lanes = shape.threads, shape.lanes
     x, y = device.thread
     tile = device.shared("tile", edge * edge, dtype)
@@ -96,6 +97,31 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
 
     def sync_lanes(c):
         cuda.syncthreads()
+
+    def stretch_sum(c, a):
+        total = dtype(0)
+        for j in range(x() + across * y(), a.shape[0], lanes):
+            total += a[j]
+        return total
+
+    def stretch_exp(c, z, m, y_row):
+        total = dtype(0)
+        for j in range(x() + across * y(), z.shape[0], lanes):
+            y_row[j] = exp(z[j] - m)
+            total += y_row[j]
+        return total
+
+    def stretch_length(c):
+        return STRETCH * lanes
+
+    def stretch_max(c, a):
+        m = a[0]
+        for j in range(x() + across * y(), a.shape[0], lanes):
+            m = m if m >= a[j] else a[j]
+        return m
+
+    def in_place(c, z, y):
+        return z
 
     def parts_of_lanes(kind):
         """The block's array of a number for each lane."""
@@ -176,6 +202,11 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         "lane_column": lane_column,
         "lane_columns": lane_columns,
         "sync_lanes": sync_lanes,
+        "stretch_sum": stretch_sum,
+        "stretch_exp": stretch_exp,
+        "stretch_length": stretch_length,
+        "stretch_max": stretch_max,
+        "in_place": in_place,
         "row_sum": over_lanes(total, dtype),
         "row_max": over_lanes(greatest, dtype),
         "double_sum": over_lanes(total, np.float64),

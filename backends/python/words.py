@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from fusedmlp.kernels.summation import STRETCH
+
 # As small as keeps the suite quick, and so small that ordinary layers span several tiles.
 TILE_ROWS, TILE_COLUMNS = 16, 16
 
@@ -50,6 +52,11 @@ def add_rows(c, a, y):
         y += row
 
 
+def stretch_exp(c, z, m, y):
+    y[...] = np.exp(z - m)
+    return y.sum()
+
+
 WORDS: dict[str, Any] = {
     "const": const,
     "exp": np.exp,
@@ -73,6 +80,10 @@ WORDS: dict[str, Any] = {
     "lane_column": lambda c: 0,
     "lane_columns": lambda c: 1,
     "sync_lanes": lambda c: None,
+    "stretch_sum": lambda c, a: a.sum(),
+    "stretch_length": lambda c: STRETCH,
+    "stretch_exp": stretch_exp,
+    "stretch_max": lambda c, a: a.max(),
     "row_sum": lambda c, part, count: part,
     "row_max": lambda c, part, count: part,
     "double_sum": lambda c, part, count: part,
@@ -83,6 +94,7 @@ WORDS: dict[str, Any] = {
     "move_out": lambda c, *part: None,
     "block": lambda a, row, column, rows, columns: a[row : row + rows, column : column + columns],
     "row": lambda a, i: a[i],
+    "in_place": lambda c, z, y: z,
     "tile_rows": lambda c: TILE_ROWS,
     "tile_columns": lambda c: TILE_COLUMNS,
     "product_tile": lambda c, target: target,

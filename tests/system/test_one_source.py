@@ -51,9 +51,9 @@ MUTATIONS = {
         ("test_loss", "test_optimizer"),
     ),
     "softmax": (
-        "activations.py",
-        "s, error = const(m, 0), const(m, 0)",
-        "s, error = const(m, 0.01), const(m, 0)",
+        "summation.py",
+        "total, error = const(m, 0), const(m, 0)",
+        "total, error = const(m, 0.01), const(m, 0)",
         SOFTMAX,
         ("test_activate", "test_activation_backward", "test_softmax_kernels", "test_loss"),
     ),
