@@ -5,14 +5,14 @@ Inputs are never written and never converted: a wrong dtype, shape or device is 
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 Array = Any  # of NumPy, of CuPy, or of a library that speaks DLPack
 
-FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = {np.dtype(name): name for name in ("float32", "float64")}  # NumPy makes a name anew when asked, in 2 us
 _DLPACK_DEVICES = {1: "cpu", 2: "cuda", 3: "cuda", 13: "cuda"}  # kDLCPU, kDLCUDA, kDLCUDAHost, kDLCUDAManaged
 _FROM_DLPACK = {"jaxlib": "jax.dlpack"}  # where `from_dlpack` is not beside the array's class
 
@@ -82,19 +82,17 @@ def _as_it_is(array: Array) -> Array:
     return array
 
 
-def shaped(name: str, array: Array, shape: Sequence[int], meaning: str) -> Array:
-    """`array`, whose shape must be `shape`; `meaning` says whose it is."""
-    if array.shape != tuple(shape):
-        raise ValueError(f"{name}: expected shape {tuple(shape)}, {meaning}, got {array.shape}")
-    return array
+def misshapen(name: str, array: Array, shape: tuple[int, ...], meaning: str) -> ValueError:
+    """The error of an array whose shape is not `shape`; `meaning` says whose that is."""
+    return ValueError(f"{name}: expected shape {shape}, {meaning}, got {array.shape}")
 
 
 def rows(name: str, array: Array, letters: str) -> Array:
     """A one-dimensional array as one row, a two-dimensional one as it is."""
-    if array.ndim == 1:
-        return array[None]
     if array.ndim == 2:
         return array
+    if array.ndim == 1:
+        return array[None]
     raise ValueError(f"{name}: expected shape {letters} or one row of it, got {array.shape}")
 
 
@@ -104,10 +102,12 @@ class Memory:
 
     device   "cpu", as `device_of` names it
     library  the module whose arrays live there
+    plain    the class whose arrays are seen to lie there without a further look, if there is one
     checks   whether reading a number back is cheap enough to check class indices before a kernel sees them
     """
 
     device = "cpu"
+    plain: Any = np.ndarray
     library: Any = np
     checks = True
 
@@ -184,6 +184,14 @@ class Memory:
 
     # What is the same everywhere.
 
+    def ready(self, value: Any, dtype: np.dtype | None = None) -> bool:
+        """Whether a kernel can take `value` as it is, as one of `dtype` or of either float dtype, and write it: a quick
+        test, which most of what callers hand over passes. The rest needs a closer look, and may be as good."""
+        if type(value) is not self.plain:
+            return False
+        known = value.dtype in FLOATS if dtype is None else value.dtype is dtype
+        return known and value.flags.carray  # contiguous, aligned and writable
+
     def check_place(self, name: str, value: Any, dtype: str = "float32") -> None:
         """TypeError for what is no array, is not in this memory, or has a gradient history."""
         if not is_array(value):
@@ -198,6 +206,8 @@ class Memory:
     def floats(self, name: str, value: Any, dtype: np.dtype | None = None, like: str = "") -> Array:
         """The contiguous form of a float32 or float64 array, copied only where its layout needs it. TypeError for
         another dtype, or for one that is not `dtype`, that of the argument `like`."""
+        if self.ready(value, dtype):
+            return value
         array = self.view(name, value)
         if dtype is None and array.dtype not in FLOATS:
             raise TypeError(f"{name}: expected float32 or float64, got {array.dtype}; pass {name}.astype(np.float32)")
@@ -209,6 +219,8 @@ class Memory:
 
     def writable(self, name: str, value: Any, dtype: np.dtype, like: str) -> Array:
         """A view that is written: writable, contiguous, aligned, of the dtype of the argument `like`."""
+        if self.ready(value, dtype):
+            return value
         array = self.view(name, value)
         if array.dtype != dtype:
             raise TypeError(f"{name}: expected {dtype} as {like} has, got {array.dtype}")

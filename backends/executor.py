@@ -25,7 +25,7 @@ from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
 from fusedmlp.kernels.program import Block, Network, Program, program
 
-PROGRAMS = 64  # how many are kept; they are small and quick to make
+PROGRAMS = 64  # how many are kept, and of predictions; they are small and quick to make
 ROOM = 4096  # steps: an epoch of so many has room for all from its first call on, and what lies on a device stays there
 _INT64 = np.dtype(np.int64)
 
@@ -73,6 +73,7 @@ class Executor:
         self._given_plan, self._precision = plan, precision
         self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
         self._programs: dict[Any, tuple[Program, Array]] = {}  # with its table in the backend's memory
+        self._predictions: dict[Any, Call] = {}  # those of a single step
         self._kept: dict[str, Array] = {}  # what calls use one after the other, so that it stays where it is
         self._feed: tuple[Data, int, Feed] | None = None  # of the last epoch, behind its data and batch
         self._room = 1  # steps that scalars and losses have room for
@@ -124,8 +125,28 @@ class Executor:
     ) -> Array:
         """The network's output (N, O) for x (N, I), `batch_size` rows at a time, in the backend's memory; with `logits`
         without the activation of the output."""
-        if not len(x):
-            return self._memory.empty((0, self.network.sizes[-1]), self.dtype)
+        rows, backend = len(x), self.backend
+        result = self._memory.empty((rows, self.network.sizes[-1]), self.dtype)
+        if not rows:
+            return result
+        asked = rows, batch_size, logits, plan, backend.threads
+        call = self._predictions.get(asked)
+        if call is not None and call.program is self._entered and call.buffer is self._buffer:
+            call.x, call.result = x, result
+            self._run(call)
+        else:
+            call = self._predict(x, result, batch_size, logits, plan)
+            if call is None:
+                return result
+            if len(self._predictions) >= PROGRAMS:
+                self._predictions.clear()
+            self._predictions[asked] = call
+        call.x = call.result = None  # the caller's
+        return result
+
+    def _predict(self, x: Array, result: Array, batch_size: int | None, logits: bool, plan: Plan | None) -> Call | None:
+        """Writes `result`. Gives the call by which other rows, as many, can be asked for again: one whose single step
+        takes them where they lie."""
         network = self.network
         if logits:
             network = replace(network, activations=(*network.activations[:-1], identity))
@@ -133,12 +154,12 @@ class Executor:
         batch = min(rows, _power_of_two(len(x)))  # few programs serve all sizes
         plan = plan or self.backend.prediction_plan(network, self.dtype, len(x))
         run = self._enter(_Wanted(network, plan, batch))
-        result = self._memory.empty((len(x), network.sizes[-1]), self.dtype)
         with closing(self.backend.feed(Data(x), batch).begin(np.arange(len(x)))) as feed:
             for first, last in self._calls((batch, plan), -(-len(x) // batch), feed.longest):
-                self._run(self._call(run, plan, feed, np.zeros(last - first), first=first, result=result))
+                call = self._call(run, plan, feed, np.zeros(last - first), first=first, result=result)
+                self._run(call)
                 feed.ahead(last)
-        return result
+        return call if len(x) <= batch and call.x is x else None
 
     def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, Array]]:
         """(loss, gradients by parameter, in the backend's memory) of all rows as one batch, each row's loss multiplied
@@ -359,6 +380,7 @@ class Executor:
             if self._current is not None and self._current.optimizer() is not None:
                 self._current.slots = self._memory.copied(self._buffer[self._front : self._carried()])
             self._current = None  # should an exception come now, no slots are taken for another's
+            self._entered = None  # its constants may lie where slots come
             length = self._front * (1 + state.rule.slots)
             self._grow(length)
             self._buffer[self._front : length] = 0 if state.slots is None else state.slots
@@ -379,12 +401,15 @@ class Executor:
         result: Array | None = None,
         guarded: bool = False,
     ) -> Call:
-        """A step for each of `factors`, from step `first` of the feed on."""
+        """A step for each of `factors`, from step `first` of the feed on; with a `result` they are not read."""
         (made, table), outputs = run, self.network.sizes[-1]
-        scalars = self._scalars(factors, optimizer, steps_taken)
-        self._kept["scalars"] = self._memory.renewed(self._kept.get("scalars"), scalars)
-        data, order, first = feed.steps(first, first + len(factors))
         none, room = (0, outputs), self._room_for
+        if result is None:
+            made_now = self._scalars(factors, optimizer, steps_taken)
+            scalars = self._kept["scalars"] = self._memory.renewed(self._kept.get("scalars"), made_now)
+        else:
+            scalars = room("no scalars", (0, SCALARS + 1), self.dtype)
+        data, order, first = feed.steps(first, first + len(factors))
         none_of_labels = room("no labels", (0,), _INT64)
         return Call(
             program=made,
@@ -397,7 +422,7 @@ class Executor:
             labels=none_of_labels if data.labels is None else data.labels,
             batch_labels=none_of_labels if data.labels is None else room("batch labels", (made.batch,), _INT64),
             order=order,
-            scalars=self._kept["scalars"],
+            scalars=scalars,
             losses=room("losses", (self._room,), np.dtype(np.float64)),
             result=room("no result", none, self.dtype) if result is None else result,
             first=first,

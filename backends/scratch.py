@@ -33,7 +33,7 @@ class Scratch:
         array = arrays.get((name, dtype))
         if array is None or len(array) < length:
             array = arrays[name, dtype] = self._memory.aligned(length, dtype)
-        return array[:length]
+        return array if len(array) == length else array[:length]
 
     @property
     def nbytes(self) -> int:
@@ -46,12 +46,17 @@ class _Held:
 
     def __init__(self) -> None:
         self._queues: OrderedDict[int, dict[tuple[str, np.dtype], Array]] = OrderedDict()
+        self._last: tuple[int | None, dict[tuple[str, np.dtype], Array]] = None, {}
 
     def of(self, queue: int) -> dict[tuple[str, np.dtype], Array]:
+        last, arrays = self._last
+        if queue == last:
+            return arrays
         arrays = self._queues.setdefault(queue, {})
         self._queues.move_to_end(queue)
         if len(self._queues) > QUEUES:
             self._queues.popitem(last=False)
+        self._last = queue, arrays
         return arrays
 
     def everything(self) -> list[Array]:

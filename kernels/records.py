@@ -30,11 +30,11 @@ Record = TypeVar("Record", bound=Parametrized)
 def find(given: str | Record, registry: Mapping[str, Record], argument: str, word: str) -> Record:
     """The record of that name, or the record itself. TypeError for what is neither; ValueError for an unknown name,
     naming the valid ones, and for a record with formulas of its own, which nothing would run."""
+    if isinstance(given, str) and given in registry:
+        return registry[given]
     names = ", ".join(registry)
     if isinstance(given, str):
-        if given not in registry:
-            raise ValueError(f"{argument}: unknown {word} {given!r}; expected one of {names}")
-        return registry[given]
+        raise ValueError(f"{argument}: unknown {word} {given!r}; expected one of {names}")
     if not isinstance(given, Parametrized):
         came = f"{given!r:.60} of type {type(given).__name__}"
         raise TypeError(f"{argument}: expected a record, or one of {names}; got {came}")

@@ -1,8 +1,6 @@
 """The multilayer perceptron as its users see it."""
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ from fusedmlp.kernels.optimizers import Hyperparameters
 from fusedmlp.kernels.program import MOST, Network
 from fusedmlp.model import checks, data, training
 from fusedmlp.model.history import History
+from fusedmlp.model.turn import Turn
 from fusedmlp.model.validation import Validation
 
 Callback = Callable[["MLP", History], Any]
@@ -72,11 +71,9 @@ class MLP:
         parameters = self._initial(init)
         self._executor = self._backend.executor(self._network, self._dtype.name, plan, precision)
         self._executor.write(parameters)
-        self._last = self._backend.memory.moment()  # when the last call's work is done
+        self._turn = Turn(self._backend.memory)
         self._epochs = 0
         self._named_optimizers: dict[str, Hyperparameters] = {}
-        self._lock = threading.Lock()
-        self._lent_to: int | None = None  # the thread whose callbacks may use the model within its call
 
     def __reduce__(self) -> Any:
         raise TypeError(
@@ -96,11 +93,11 @@ class MLP:
         TypeError for what is not numbers, ValueError for a wrong shape or batch size.
         """
         memory = self._backend.memory
-        given = data.numbers("x", x, memory)
+        given = x if memory.ready(x, self._dtype) else data.numbers("x", x, memory)
         rows = data.inputs(given, self._network.sizes[0], self._dtype, memory)
         if batch_size is not None:
             batch_size = checks.whole("batch_size", batch_size, 1)
-        with self._alone():
+        with self._turn:
             y = self._executor.predict(rows, batch_size)
         return self._giver(x)(y[0] if given.ndim == 1 else y)
 
@@ -129,7 +126,7 @@ class MLP:
         rows = len(batch.x)
         mass = training.batch_mass(self._executor.host_weights(batch), np.arange(rows), rows)
         (factor,) = training.row_factors(rule, reduction, mass, self._network.sizes[-1])
-        with self._alone():
+        with self._turn:
             value, gradients = self._executor.gradients(batch, rule, factor)
         given = self._giver(x)
         return value, {name: given(gradients[name]) for name, _ in self._network.parameters()}
@@ -140,7 +137,7 @@ class MLP:
         model. TypeError or ValueError before anything is written, where names, shapes or the optimizer are wrong."""
         chosen = self._optimizer(optimizer)
         given = self._arrays("gradients", gradients)
-        with self._alone():
+        with self._turn:
             self._executor.apply(given, chosen)
         self._handed_back(gradients)
 
@@ -193,7 +190,7 @@ class MLP:
         chosen = self._optimizer(optimizer)
         checks.one_of("reduction", reduction, ("mean", "sum"))
         calls = _callbacks(callbacks)
-        with self._alone():
+        with self._turn:
             given = data.prepare(self._network, self._dtype, rule, x, y, sample_weight, self._backend.memory)
             task = training.Task(
                 data=given,
@@ -210,7 +207,7 @@ class MLP:
             validation = self._validation(validation_data, rule, reduction)
 
             def after_epoch(history: History) -> bool:
-                with self._lent():
+                with self._turn.lent():
                     return any([call(self, history) is True for call in calls])
 
             history = History()
@@ -238,7 +235,7 @@ class MLP:
     def state_dict(self) -> dict[str, np.ndarray]:
         """Copies of the parameters under the keys of torch.nn.Sequential(Linear, activation, Linear, ...): "0.weight"
         (O, I), "0.bias" (O,), "2.weight", ...; identity counts as a module, the output's activation never."""
-        with self._alone():
+        with self._turn:
             values = self._executor.read()
         return {name: values[name] for name, _ in self._network.parameters()}
 
@@ -247,7 +244,7 @@ class MLP:
         processor's memory or on the model's device, converted to the model's dtype. Optimizers keep their state.
         TypeError or ValueError before anything is written, where names or shapes are wrong."""
         given = self._arrays("state_dict", state_dict)
-        with self._alone():
+        with self._turn:
             self._executor.write(given)
         self._handed_back(state_dict)
 
@@ -269,7 +266,7 @@ class MLP:
         TypeError or ValueError for what is no batch size.
         """
         rows = checks.whole("batch_size", batch_size, 1)
-        with self._alone():
+        with self._turn:
             return self._executor.plan(rows)
 
     def describe(self) -> str:
@@ -295,6 +292,8 @@ class MLP:
     def _giver(self, x: Any) -> Callable[[Any], Any]:
         """How results reach the caller: as arrays of x's library where x lies on the model's device, else of NumPy."""
         memory = self._backend.memory
+        if type(x) is memory.plain:
+            return memory.to_host
         there = arrays.is_array(x) and arrays.device_of(x) == memory.device
         return arrays.giver(x) if there else memory.to_host
 
@@ -302,38 +301,6 @@ class MLP:
         """The stream on which the caller goes on with these arrays waits until they were read; one speaks for all."""
         name, *_ = given
         self._backend.memory.hand_back(given[name])
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One call at a time: the buffer is laid out for it. A call that comes in between, of another thread or of a
-        signal's handler, is an error; one of a callback, between two epochs, is not. On a device, work that another
-        stream still has to do for the last call comes first."""
-        lent = self._lent_to == threading.get_ident()
-        if not lent and not self._lock.acquire(blocking=False):
-            raise RuntimeError("this model is in a call already: wait for its end, or use a model for each thread")
-        self._lent_to = None
-        try:
-            self._backend.memory.wait_for(self._last)
-            try:
-                yield
-            finally:
-                self._last = self._backend.memory.moment()
-        finally:
-            if lent:
-                self._lent_to = threading.get_ident()
-            else:
-                self._lock.release()
-
-    @contextmanager
-    def _lent(self) -> Iterator[None]:
-        """Within a call: this thread's callbacks may use the model, on a stream of their own if they like."""
-        self._last = self._backend.memory.moment()
-        self._lent_to = threading.get_ident()
-        try:
-            yield
-        finally:
-            self._lent_to = None
-            self._backend.memory.wait_for(self._last)
 
     def _initial(self, init: Any) -> Mapping[str, np.ndarray]:
         if isinstance(init, str):

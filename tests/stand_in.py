@@ -77,7 +77,7 @@ class StandInMemory(Memory):
     """As backends/cuda/driver.py's DeviceMemory. `allocations` has the bytes of each allocation, and `order` what was
     asked of which queue; work that the library's own functions do on its arrays is not in it."""
 
-    device, checks = "cuda", False
+    device, plain, checks = "cuda", None, False
 
     def __init__(self):
         self.capturing, self.free, self.allocations = False, 1 << 30, []

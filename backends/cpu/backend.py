@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from numba import njit, types
 
 from fusedmlp.backends import entries
+from fusedmlp.backends.arrays import Array
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.cpu import blas, machine, product, words
@@ -39,6 +40,13 @@ MOST_THREADS = 16 * (os.cpu_count() or 1)
 VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
 
 
+class _Contexts(threading.local):
+    """Of each thread, by dtype: the context of the calls that it runs by itself."""
+
+    def __init__(self) -> None:
+        self.of: dict[np.dtype, tuple[int, int, Array, Array]] = {}
+
+
 class CpuBackend(Backend):
     name = "cpu"
     panel = 1 << 20
@@ -51,10 +59,12 @@ class CpuBackend(Backend):
         if self._products_by not in PRODUCTS:
             raise ValueError(f"FUSEDMLP_CPU_PRODUCTS: expected one of {', '.join(PRODUCTS)}, got {self._products_by!r}")
         self._products = PRODUCTS[self._products_by]
+        self._held = entries.MULTIPLYING if self._products is blas else ()  # while these run, BLAS has one thread
         bound = words.WORDS | {"matmul_tile": self._products.matmul_tile}
         self._binder = Binder(bound, _compile_inner, Path(__file__).parent)
         self._entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
-        self._compiled: dict[tuple[str, np.dtype], Future[Callable[..., Any]]] = {}
+        self._compiled: dict[tuple[str, np.dtype], Future[Any]] = {}
+        self._contexts = _Contexts()
         self._rates: dict[int, Rates] = {}
         self._threads = _threads_from_environment() or default_threads()
         self._gangs = Gangs()
@@ -116,7 +126,7 @@ class CpuBackend(Backend):
             return self._rates[threads]
 
     def workers_for(self, flops: float) -> int:
-        if self.threads == 1 or flops < SERIAL_FLOPS:
+        if flops < SERIAL_FLOPS or self.threads == 1:
             return 1
         rates = self.rates()
         serial = flops / rates.flops
@@ -131,11 +141,21 @@ class CpuBackend(Backend):
             if reached is not None:
                 raise reached
             return result
-        entry = self.entry(body, dtype)
-        sync = self._scratch("sync", _INT64, words.SYNC_LENGTH)
-        sync[:] = 0
-        with self._held(body):
-            return entry((0, 1, sync, self._scratch("tile", dtype, self._tile_length(dtype))), *arguments)
+        entry, context = self.entry(body, dtype), self._context(dtype)
+        if body not in self._held:
+            return entry(context, *arguments)
+        with self._hold:
+            return entry(context, *arguments)
+
+    def _context(self, dtype: np.dtype) -> tuple[int, int, Array, Array]:
+        """Of a call on this thread alone. None of these is asked to stop, so all that one leaves in `sync` for the next
+        is the barrier's count."""
+        context = self._contexts.of.get(dtype)
+        if context is None:
+            sync = self._scratch("sync", _INT64, words.SYNC_LENGTH)
+            sync[:] = 0
+            context = self._contexts.of[dtype] = 0, 1, sync, self._scratch("tile", dtype, self._tile_length(dtype))
+        return context
 
     def launch_interruptible(
         self, body: str, dtype: np.dtype, workers: int, *arguments: Any
@@ -153,12 +173,8 @@ class CpuBackend(Backend):
         def abandon() -> None:
             sync[words.ABANDONED] = 1
 
-        with self._held(body):
+        with self._hold if body in self._held else nullcontext():
             return self._gangs(workers).run(entry, contexts, arguments, interrupt, abandon)
-
-    def _held(self, body: str) -> AbstractContextManager[Any]:
-        """Within, BLAS has one thread while our own call it."""
-        return self._hold if self._products is blas and body in entries.MULTIPLYING else nullcontext()
 
     def _tile_length(self, dtype: np.dtype) -> int:
         """Of a worker's scratch: a tile, and what a product takes besides."""
@@ -167,19 +183,26 @@ class CpuBackend(Backend):
     # Compiling.
 
     def entry(self, body: str, dtype: np.dtype) -> Callable[..., Any]:
-        """The compiled entry of a body for a dtype: from memory, from disk, or made now, in seconds."""
+        """The compiled entry of a body for a dtype. It is the one function behind Numba's dispatcher, which takes 0.6
+        us of a call to find that out, and has nothing to choose: the arguments are of the types that it was made for.
+        """
         found = self._entries.get((body, dtype))
         if found is None:
-            # On a thread of its own: an exception that reaches the caller meanwhile (Ctrl-C) would be lost in one of
-            # LLVM's callbacks, and a signal handler that comes back here would find the compiler half way.
-            with self._lock:
-                if (body, dtype) not in self._compiled:
-                    self._compiled[body, dtype] = self._compiler.submit(self._compile_entry, body, dtype)
-                compiled = self._compiled[body, dtype]
-            found = self._entries[body, dtype] = compiled.result()
+            (compiled,) = self.dispatcher(body, dtype).overloads.values()
+            found = self._entries[body, dtype] = compiled.entry_point
         return found
 
-    def _compile_entry(self, name: str, dtype: np.dtype) -> Callable[..., Any]:
+    def dispatcher(self, body: str, dtype: np.dtype) -> Any:
+        """Numba's dispatcher of an entry, with its one signature: from memory, from disk, or made now, in seconds."""
+        # On a thread of its own: an exception that reaches the caller meanwhile (Ctrl-C) would be lost in one of
+        # LLVM's callbacks, and a signal handler that comes back here would find the compiler half way.
+        with self._lock:
+            if (body, dtype) not in self._compiled:
+                self._compiled[body, dtype] = self._compiler.submit(self._compile_entry, body, dtype)
+            compiled = self._compiled[body, dtype]
+        return compiled.result()
+
+    def _compile_entry(self, name: str, dtype: np.dtype) -> Any:
         function = entries.body(name)
         scalar = types.float32 if dtype == np.float32 else types.float64
         tile, numbers = types.Array(scalar, 1, "C"), types.Array(types.int64, 1, "C")

@@ -55,6 +55,7 @@ class DeviceMemory(Memory):
     """A device's memory, whose arrays are CuPy's, on the stream that is current."""
 
     device = "cuda"
+    plain = None
     checks = False
 
     def __init__(self) -> None:

@@ -94,3 +94,20 @@ def test_optimizer_state_is_copied_and_kept(backend):
     for parameter, kept in zip(parameters, states, strict=True):
         backend.update_inplace(optimizer, parameter, gradient, kept)
         np.testing.assert_array_equal(parameter, parameters[0])
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_optimizers_that_take_turns_on_one_state(backend, dtype, name, rng):
+    """As a schedule of learning rates has it: each step is by the optimizer that is given, and it is that step's own,
+    also when it was taken before, or long after the first."""
+    optimizers = [getattr(fm, name)(lr=lr) for lr in (0.5, 0.25)]
+    parameter, gradient = rng.normal(size=(2, 5)).astype(dtype)
+    state = optimizers[0].init(parameter)
+    for step in (0, 1, 2, 3, 200, 201, 1):
+        state.steps = step
+        alone, again = optimizers[step % 2].init(parameter), parameter.copy()
+        alone.steps, alone.slots = step, tuple(slot.copy() for slot in state.slots)
+        backend.update_inplace(optimizers[step % 2], again, gradient, alone)
+        backend.update_inplace(optimizers[step % 2], parameter, gradient, state)
+        np.testing.assert_array_equal(parameter, again)
+        assert state.steps == step + 1

@@ -1,6 +1,7 @@
 """The model apart from its training: what it is made of, takes, gives, and refuses."""
 
 import threading
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -126,6 +127,32 @@ def test_long_prediction_is_cut_into_calls(model, dtype, rng, monkeypatch):
     assert launched == [(0, 3), (3, 4)]
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+def test_predictions_of_as_many_rows(model, dtype, rows, rng):
+    """What is kept from one to the next is neither its rows nor its result, and knows of every change between them."""
+    x = rng.normal(size=(6, rows, 4)).astype(dtype)
+
+    def fresh(rows):
+        other = fm.MLP(SIZES, activation="tanh", dtype=dtype, backend=model._backend)
+        other.load_state_dict(model.state_dict())
+        return other(rows)
+
+    first = model(x[0])
+    copy, kept = first.copy(), weakref.ref(first)
+    np.testing.assert_array_equal(model(x[1]), fresh(x[1]))
+    np.testing.assert_array_equal(first, copy)
+    del first
+    assert kept() is None
+    _, gradients = model.loss_and_gradients(x[2], np.ones((rows, 3)), "mse")
+    np.testing.assert_array_equal(model(x[2]), fresh(x[2]))
+    model.update(gradients, fm.SGD(0.1))
+    np.testing.assert_array_equal(model(x[3]), fresh(x[3]))
+    model.fit(x[3], np.ones((rows, 3)), loss="mse", epochs=1, optimizer="adam", progress=False)
+    np.testing.assert_array_equal(model(x[4]), fresh(x[4]))
+    model(np.ones((100, 4)))
+    np.testing.assert_array_equal(model(x[5]), fresh(x[5]))
+
+
 def test_one_row_and_none(model, dtype, rng):
     x = rng.normal(size=4).astype(dtype)
     assert model(x).shape == (3,)
@@ -174,7 +201,7 @@ def test_repr_and_describe(model, dtype):
 
 def test_a_call_within_a_call(model):
     """As a signal's handler could make it: the same thread, while the buffer is in use."""
-    with model._alone(), pytest.raises(RuntimeError, match="in a call already"):
+    with model._turn, pytest.raises(RuntimeError, match="in a call already"):
         model(np.ones((4, 4)))
     assert model(np.ones((4, 4))).shape == (4, 3)
 

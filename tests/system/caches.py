@@ -43,8 +43,8 @@ def step(*names):
         parameter = Z.copy()
         fm.get_backend(name).update_inplace(optimizer, parameter, Z, optimizer.init(parameter))
         found[name] = parameter.tolist()
-    entry = fm.get_backend("cpu").entry("step", np.dtype("float32"))
-    return found | {"hits": sum(entry.stats.cache_hits.values())}
+    dispatcher = fm.get_backend("cpu").dispatcher("step", np.dtype("float32"))
+    return found | {"hits": sum(dispatcher.stats.cache_hits.values())}
 
 
 def four_kernels():

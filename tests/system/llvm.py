@@ -13,7 +13,7 @@ import fusedmlp as fm
 def main(folder, dtype, *bodies):
     warnings.simplefilter("error")
     for body in bodies:
-        dispatcher = fm.get_backend("cpu").entry(body, np.dtype(dtype))
+        dispatcher = fm.get_backend("cpu").dispatcher(body, np.dtype(dtype))
         (text,) = dispatcher.inspect_llvm().values()
         Path(folder, f"{body}.{dtype}.ll").write_text(text)
 
