@@ -3,8 +3,8 @@
 Its loop over the inner dimension keeps rows x vectors of sums in registers. Each turn loads the vectors of a row of
 op(b), and multiplies them by a number of each row of op(a), spread over a vector; no sum is stored before the last
 turn. The numbers of op(a) are read one by one, so both its forms run at the same speed. op(b) must have the columns of
-a row side by side: where it has not, being transposed, or where they do not fill whole vectors or its rows collide in the
-caches, the panel that the loop is about to read is packed first.
+a row side by side: where it has not, being transposed, or where they do not fill whole vectors or its rows collide in
+the caches, the panel that the loop is about to read is packed first.
 
 A sum runs through the inner dimension in order, from 0, in blocks of INNER terms, which are then added up: an order
 that depends on the sizes alone. (The form of such a kernel is that of Goto and van de Geijn, ACM TOMS 34, 2008.)
