@@ -49,12 +49,12 @@ def momentum_step(w, g, velocity, s1, s2, h):
 
 def adam_step(w, g, mean, square, s2, h):
     """Kingma and Ba, arXiv:1412.6980, algorithm 1; `keep` is AdamW's decoupled decay (arXiv:1711.05101)."""
-    rate, decay, beta1, rest1, beta2, rest2, root2, epsilon, keep = h
+    rate, decay, beta1, rest1, beta2, rest2, growth, epsilon, keep = h
     w = keep * w
     g = g + decay * w
     mean = beta1 * mean + rest1 * g
     square = beta2 * square + rest2 * (g * g)
-    return w - rate * mean / (sqrt(square) / root2 + epsilon), mean, square, s2
+    return w - rate * mean / (growth * sqrt(square) + epsilon), mean, square, s2
 
 
 def rmsprop_direction(g, variance, h):
@@ -176,9 +176,9 @@ class Adam(Hyperparameters):
     def scalars(self, t: Any) -> tuple[Any, ...]:
         beta1, beta2 = self.betas
         rate = self.lr / (1.0 - beta1**t)
-        root2 = (1.0 - beta2**t) ** 0.5
+        growth = (1.0 - beta2**t) ** -0.5  # of a root whose square started at 0: a factor, where a divisor costs more
         decay, keep = (0.0, 1.0 - self.lr * self.weight_decay) if self.decoupled else (self.weight_decay, 1.0)
-        return (rate, decay, beta1, 1.0 - beta1, beta2, 1.0 - beta2, root2, self.eps, keep)
+        return (rate, decay, beta1, 1.0 - beta1, beta2, 1.0 - beta2, growth, self.eps, keep)
 
 
 @dataclass(frozen=True)

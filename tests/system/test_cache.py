@@ -60,7 +60,7 @@ def test_without_the_digest_the_trap_closes(bindings):
 
 Z = np.linspace(-3, 3, 12).reshape(3, 4)
 EDITS = {
-    "rule": ("kernels/optimizers.py", "(sqrt(square) / root2 + epsilon)", "(sqrt(square) * root2 + epsilon)"),
+    "rule": ("kernels/optimizers.py", "(growth * sqrt(square) + epsilon)", "(sqrt(square) / growth + epsilon)"),
     "body": ("kernels/dense.py", "step(w[j], g[j], a, b, d, h)", "step(w[j], a   , a, b, d, h)"),
     "word": ("backends/cpu/words.py", '"sqrt": math.sqrt,', '"sqrt": math.cosh,'),
 }
