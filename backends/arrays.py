@@ -238,6 +238,6 @@ class Memory:
         for other, given in inputs.items():
             if given is None:
                 continue
-            array = self.view(other, given)
+            array = given if type(given) is self.plain else self.view(other, given)
             if self.library.may_share_memory(target, array) and self.library.shares_memory(target, array):
                 raise ValueError(f"{name}: expected memory of its own, got an array that overlaps {other}")

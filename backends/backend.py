@@ -528,8 +528,10 @@ class Backend:
         TypeError for a wrong type or dtype; ValueError for a wrong shape, a parameter that is read-only or not
         contiguous, or the state of another parameter or rule; nothing is written before.
         """
-        view = self.memory.view("parameter", parameter)
-        w = self.memory.writable("parameter", parameter, _float_dtype("parameter", view), "it")
+        w = parameter
+        if not self.memory.ready(parameter):
+            dtype = _float_dtype("parameter", self.memory.view("parameter", parameter))
+            w = self.memory.writable("parameter", parameter, dtype, "it")
         g = self.memory.floats("gradient", gradient, w.dtype, "parameter")
         if g.shape != w.shape:
             raise arrays.misshapen("gradient", g, w.shape, "that of parameter")

@@ -63,6 +63,15 @@ def backend(request):
 
 
 @pytest.fixture
+def typed(monkeypatch):
+    """Numba's dispatchers stand before the entries of the cpu backend: what an entry takes on trust, that each argument
+    is of its type, rank and layout, they look at, and raise TypeError."""
+    if "cpu" in BACKENDS:
+        cpu = fm.get_backend("cpu")
+        monkeypatch.setattr(cpu, "entry", cpu.dispatcher)
+
+
+@pytest.fixture
 def compiled(request):
     """Whether the backend runs compiled code, for which no size is too large."""
     return request.node.callspec.params["backend"] in ("cpu", "cuda")

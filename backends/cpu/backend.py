@@ -183,8 +183,8 @@ class CpuBackend(Backend):
     # Compiling.
 
     def entry(self, body: str, dtype: np.dtype) -> Callable[..., Any]:
-        """The compiled entry of a body for a dtype. It is the one function behind Numba's dispatcher, which takes 0.6
-        us of a call to find that out, and has nothing to choose: the arguments are of the types that it was made for.
+        """The compiled entry of a body for a dtype: the one function behind Numba's dispatcher, which takes 0.6 us of
+        a call to find it. It takes on trust that the arguments are of its signature's types (backends/entries.py).
         """
         found = self._entries.get((body, dtype))
         if found is None:

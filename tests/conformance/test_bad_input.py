@@ -12,6 +12,8 @@ import fusedmlp as fm
 import oracle
 from oracle import ACTIVATIONS, OPTIMIZERS
 
+pytestmark = pytest.mark.usefixtures("typed")
+
 F32, F64 = np.float32, np.float64
 NAMES = list(ACTIVATIONS)
 

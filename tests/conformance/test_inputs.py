@@ -9,6 +9,8 @@ import fusedmlp as fm
 import oracle
 from oracle import KERNELS, Case
 
+pytestmark = pytest.mark.usefixtures("typed")
+
 
 def strided(array):
     wide = np.zeros([2 * size for size in array.shape], array.dtype)

@@ -14,6 +14,8 @@ import fusedmlp as fm
 from fusedmlp.model import progress as progress_module
 from fusedmlp.model.progress import Progress
 
+pytestmark = pytest.mark.usefixtures("typed")
+
 SIZES = [4, 6, 3]
 ROWS, BATCH = 22, 8
 

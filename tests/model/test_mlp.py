@@ -14,6 +14,8 @@ from fusedmlp.kernels.initializers import initial_parameters
 from oracle import ACTIVATION_CASES, ACTIVATIONS, Apply
 from tolerance import summation
 
+pytestmark = pytest.mark.usefixtures("typed")
+
 SIZES = [4, 5, 3]
 
 
