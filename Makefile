@@ -3,11 +3,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help demo test lint format bench gpu gpu-explore clean
+.PHONY: help demo test widths lint format bench targets gpu gpu-explore clean
 .NOTPARALLEL:  # one environment serves all of them
 
 help:
-	@echo "make demo | test | lint | format | bench | gpu | gpu-explore | clean"
+	@echo "make demo | test | widths | lint | format | bench | targets | gpu | gpu-explore | clean"
 
 demo: .venv/with-sklearn
 	$(BIN)/fusedmlp demo
@@ -15,6 +15,15 @@ demo: .venv/with-sklearn
 test: .venv/with-test
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m 'not alone'
 	$(BIN)/pytest -m alone
+
+# The processors that an x86-64 machine can stand for, by Numba's names and features: with vectors of 256 bits, and of 128.
+# Everything is compiled anew for each, so this takes as long as `make test` does. What asserts the vectors of this very
+# machine chooses its own.
+HASWELL := NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+popcnt
+PLAIN := NUMBA_CPU_NAME=x86-64 NUMBA_CPU_FEATURES=+sse2
+widths: .venv/with-test
+	FUSEDMLP_TEST_BACKENDS=cpu $(HASWELL) $(BIN)/pytest tests/conformance tests/system
+	FUSEDMLP_TEST_BACKENDS=cpu $(PLAIN) $(BIN)/pytest tests/conformance tests/system
 
 # mypy reads a fresh copy, laid out as an install lays it out: type checkers do not follow an editable install.
 # All of build/ goes first, for setuptools would put a module that has since been deleted back from build/lib.
@@ -31,6 +40,10 @@ format: .venv/with-test
 
 bench: .venv/with-bench
 	$(BIN)/python -m fusedmlp.benchmarks
+
+# Fails where a run falls short of its targets. `make targets RESULTS=file.json` reads a run, else one is made first.
+targets: .venv/with-bench
+	$(BIN)/python -m fusedmlp.benchmarks.targets $(RESULTS)
 
 # In an environment without packages, what to install in place of a traceback.
 define NEEDS

@@ -6,14 +6,20 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fusedmlp.backends.cpu.threads import default_threads
-from fusedmlp.benchmarks import device, harness, limits, plots, report, startup
-from fusedmlp.benchmarks.cases import CASES, COLUMNS, SWEEPS, named
-from fusedmlp.benchmarks.peers import MODES, OURS, contestants
+from fusedmlp.benchmarks import comparisons, device, harness, inference, limits, memory, plots, report, startup
+from fusedmlp.benchmarks.cases import CASES, COLUMNS, INFERRED, NONE, SGD, SWEEPS, SWEPT, Case, Column, named
+from fusedmlp.benchmarks.harness import Contestant
+from fusedmlp.benchmarks.peers import INFERRING, MODES, OURS, contestants
 
+PARTS = ("trainings", "inference", "sweeps", *comparisons.PARTS, "memory", "startup")
+ROUNDS, QUICK_ROUNDS = 7, 3
+TURN, QUICK_TURN = 0.2, 0.05  # seconds
 QUICK_CASES = ("line", "small", "mnist")
-QUICK_ROUNDS = 3
+SWEEPERS = (OURS, ("pytorch", "fused"), ("jax", "scan"), ("sklearn", "partial_fit"))
+SWEEP_ROUNDS = 3  # a curve of many points shows by itself how far each may be off
 
 
 def parser() -> argparse.ArgumentParser:
@@ -22,47 +28,33 @@ def parser() -> argparse.ArgumentParser:
         description="Train the same networks here, in PyTorch, in JAX and in scikit-learn, in turns.",
     )
     add = made.add_argument
+    add("--parts", nargs="+", choices=PARTS, help="parts of the suite (all; with --cases the trainings alone)")
     add("--cases", nargs="+", metavar="CASE", help=f"{', '.join(CASES)}; sweeps: {', '.join(SWEEPS)}")
     add("--optimizers", nargs="+", choices=list(COLUMNS), default=list(COLUMNS))
     add("--peers", nargs="+", metavar="PEER", help=f"{', '.join(MODES)}, or one mode, as in jax:scan")
-    add("--rounds", type=int, metavar="N", help="turns of each peer (7; quick: 3)")
+    add("--rounds", type=int, metavar="N", help=f"turns of each peer ({ROUNDS}; quick: {QUICK_ROUNDS})")
     add("--threads", type=int, metavar="N", help="threads of every peer (all that this process may use)")
-    add("--turn", type=float, default=0.2, metavar="SECONDS", help="length of a turn (%(default)s)")
-    add("--quick", action="store_true", help="small cases, short turns, no torch.compile; nothing is kept")
-    add("--json", type=Path, metavar="PATH", help="where the results go (benchmarks/results/)")
-    add("--readme", action="store_true", help="run nothing: rewrite README.md's table from the newest results")
+    add("--turn", type=float, metavar="SECONDS", help=f"length of a turn ({TURN}; quick: {QUICK_TURN})")
+    add("--quick", action="store_true", help="small cases and short turns")
+    add("--json", type=Path, metavar="PATH", help="where the results go; else a whole run's to benchmarks/results/")
+    add("--readme", action="store_true", help="run nothing: rewrite the documents' tables from the newest results")
     return made
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     if options.readme:
-        return write_readme()
+        return write_documents()
     try:
         cases = named(options.cases or list(QUICK_CASES if options.quick else CASES))
         entrants = contestants(options.peers or list(MODES))
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    if options.quick and not options.peers:
-        entrants.remove(("pytorch", "compile"))
-    entrants = list(dict.fromkeys([OURS, *entrants]))
-    rounds = options.rounds or (QUICK_ROUNDS if options.quick else 7)
-    threads = options.threads or default_threads()
-
-    print(f"{device.device_name()}, {threads} threads, {rounds} rounds", flush=True)
-    bench = harness.Bench(entrants, threads, rounds, 0.05 if options.quick else options.turn, say=print_row)
-    columns = [COLUMNS[name] for name in options.optimizers]
-    try:
-        reach = limits.measure(threads)
-        print(report.reach(asdict(reach)), flush=True)
-        rows = [row for case in cases for column in columns for row in bench.rows(case, column)]
-    finally:
-        bench.close()
-    started = startup.measure(threads, max(rounds, startup.FEWEST_ROUNDS), cold=not options.quick)
-    results = harness.document(bench, reach, cases, columns, rows, started)
-    results = json.loads(json.dumps(results))  # as a later reader sees them
-    if path := options.json or (None if options.quick else default_path(results)):
+    whole = not (options.quick or options.parts or options.cases or options.peers)
+    results = Suite(options, cases, list(dict.fromkeys([OURS, *entrants]))).run()
+    path = options.json or (default_path(results) if whole else None)
+    if path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(results, indent=1) + "\n")
     print(f"\n{report.markdown(results)}")
@@ -74,20 +66,85 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+class Suite:
+    """One run of the parts that were asked for."""
+
+    def __init__(self, options: argparse.Namespace, cases: list[Case], entrants: list[Contestant]):
+        self.quick = options.quick
+        self.parts = options.parts or (["trainings"] if options.cases else PARTS)
+        self.cases, self.entrants = cases, entrants
+        self.columns = [COLUMNS[name] for name in options.optimizers]
+        self.threads = options.threads or default_threads()
+        self.rounds = options.rounds or (QUICK_ROUNDS if self.quick else ROUNDS)
+        self.turn = options.turn or (QUICK_TURN if self.quick else TURN)
+
+    def run(self) -> report.Results:
+        print(f"{device.device_name()}, {self.threads} threads, {self.rounds} rounds", flush=True)
+        reach = limits.measure(self.threads)
+        print(report.reach(asdict(reach)), flush=True)
+        bench = harness.Bench(self.entrants, self.threads, self.rounds, self.turn, say=print_row)
+        work: list[tuple[Case, Column]] = []
+        rows: list[harness.Row] = []
+        if "trainings" in self.parts:
+            work += [(case, column) for case in self.cases for column in self.columns]
+            rows += self.timed(bench, work)
+        if "sweeps" in self.parts:
+            rounds = min(self.rounds, SWEEP_ROUNDS)
+            sweep = harness.Bench(list(SWEEPERS), self.threads, rounds, QUICK_TURN, say=print_row)
+            swept = [(case, SGD) for case in SWEPT.values()]
+            work += swept
+            rows += self.timed(sweep, swept)
+        results = harness.document(
+            bench,
+            reach,
+            work,
+            rows,
+            inference=self.inference() if "inference" in self.parts else [],
+            comparisons=self.comparisons(),
+            memory=memory.measure(self.threads, self.quick) if "memory" in self.parts else [],
+            startup=self.startup() if "startup" in self.parts else [],
+        )
+        return json.loads(json.dumps(results))  # as a later reader sees them
+
+    def timed(self, bench: harness.Bench, work: list[tuple[Case, Column]]) -> list[harness.Row]:
+        try:
+            return [row for case, column in work for row in bench.rows(case, column)]
+        finally:
+            bench.close()
+
+    def inference(self) -> list[dict[str, Any]]:
+        bench = inference.Inference(list(INFERRING), self.threads, self.rounds, QUICK_TURN, say=print_row)
+        return [asdict(row) for row in self.timed(bench, [(case, NONE) for case in INFERRED.values()])]
+
+    def comparisons(self) -> list[dict[str, Any]]:
+        found = []
+        for part in (part for part in comparisons.PARTS if part in self.parts):
+            comparer = comparisons.Comparer(self.threads, self.rounds, self.turn)
+            try:
+                for comparison in comparisons.comparisons(part, self.threads, self.quick):
+                    found.append(comparer.row(comparison))
+                    print(report.compared(found[-1]), flush=True)
+            finally:
+                comparer.close()
+        return found
+
+    def startup(self) -> list[dict[str, Any]]:
+        return startup.measure(self.threads, max(self.rounds, startup.FEWEST_ROUNDS), cold=not self.quick)
+
+
 def default_path(results: report.Results) -> Path:
     return device.results_folder() / f"{device.slug(results['device'])}-{results['date'][:10]}.json"
 
 
-def write_readme() -> int:
+def write_documents() -> int:
     folder = device.results_folder()
-    readme = folder.parent.parent / "README.md"
     try:
         source = report.newest(folder)
-        report.rewrite_readme(readme, json.loads(source.read_text()))
+        written = report.rewrite_documents(folder.parent.parent, json.loads(source.read_text()))
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    print(f"{readme}: table from {source.name}")
+    print("\n".join(f"{path}: tables from {source.name}" for path in written))
     return 0
 
 

@@ -10,10 +10,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -22,9 +22,9 @@ from fusedmlp.benchmarks.cases import Case, Column
 from fusedmlp.benchmarks.limits import Limits
 from fusedmlp.benchmarks.peers import OURS
 
-CHECKED_STEPS = 20
 REFERENCE = ("pytorch", "eager")
 REST_SECONDS = 0.1  # between turns: OpenBLAS's idle threads spin for some tens of milliseconds
+LEFT_OUT = "takes minutes here, or is far from the fastest: benchmarks/cases.py"
 RESTLESS = 0.5  # CPU seconds a second, at rest, from which on a pool counts as spinning
 PREPARE_LIMIT = 600.0  # seconds; torch.compile takes most of a minute
 TURN_LIMIT = 120.0  # seconds
@@ -51,7 +51,7 @@ class Spread:
 class Row:
     """One peer's figures for one case and optimizer.
 
-    status    "timed", "failed" (a wrong loss, or an error) or "missing"; `note` says why
+    status    "timed", "failed" (a wrong loss, or an error), "missing" or "left out"; `note` says why
     seconds   a step
     ratio     this peer's time over ours, from turns that followed each other; None where ours was not timed
     resting   CPU seconds a second that it spent while it should have rested: the median over the rounds
@@ -77,6 +77,12 @@ class Missing(Exception):
 
 class Failed(Exception):
     """The peer's process reported an error, ended, or was ended because it took too long."""
+
+
+class Asked(Protocol):
+    """Whoever answers a worker's requests."""
+
+    def ask(self, limit: float, **request: object) -> dict[str, Any]: ...
 
 
 class Peer:
@@ -157,7 +163,7 @@ class Peer:
         return lines[-1] if lines else "it said nothing"
 
 
-def tolerance(column: Column) -> np.ndarray:
+def tolerance(column: Column, steps: int) -> np.ndarray:
     """Relative tolerance of each of the first losses, in float32, over the steps.
 
     SGD carries rounding on as it is: 5e-6 is 40 units in the last place, and up to 2e-7 was seen between
@@ -166,7 +172,7 @@ def tolerance(column: Column) -> np.ndarray:
     each step at wide, to 7e-4 after twenty. Without its bias correction the second loss is off by 1e-3.
     """
     growth = 1.0 if column.name == "sgd" else 1.5
-    return 5e-6 * growth ** np.arange(CHECKED_STEPS)
+    return 5e-6 * growth ** np.arange(steps)
 
 
 def mismatch(losses: list[float], reference: list[float], column: Column) -> str:
@@ -175,7 +181,7 @@ def mismatch(losses: list[float], reference: list[float], column: Column) -> str
     if found.shape != expected.shape:
         return f"{len(losses)} losses, not {len(reference)}"
     distance = np.abs(found - expected) / np.abs(expected)
-    allowed = tolerance(column)
+    allowed = tolerance(column, len(losses))
     wrong = np.flatnonzero(~(distance <= allowed))
     if not wrong.size:
         return ""
@@ -184,6 +190,66 @@ def mismatch(losses: list[float], reference: list[float], column: Column) -> str
         f"loss {found[step]:.7g} at step {step}, PyTorch has {expected[step]:.7g}: "
         f"relative {distance[step]:.1e}, allowed {allowed[step]:.1e}"
     )
+
+
+def training_task(case: Case, column: Column, turn: float) -> dict[str, Any]:
+    """What a worker is to prepare."""
+    asked = {"case": case.name, "column": column.name, "losses": case.checked_steps, "fewest": case.fewest_steps}
+    return asked | {"turn": turn}
+
+
+@dataclass
+class Turns:
+    """What one contestant did in its turns but the first.
+
+    seconds, host  a step of each turn
+    ratios         its `seconds` over those of the turn before it, which was the base's
+    resting        CPU seconds a second before each turn
+    cause          why it did not go on; empty where it did
+    """
+
+    seconds: list[float] = field(default_factory=list)
+    ratios: list[float] = field(default_factory=list)
+    host: list[float] = field(default_factory=list)
+    resting: list[float] = field(default_factory=list)
+    cause: str = ""
+
+    @property
+    def spins(self) -> str:
+        """A remark on a pool that does not rest; empty where it does."""
+        rest = statistics.median(self.resting)
+        return f"its threads spun at rest ({rest:.1f} CPU s/s)" if rest > RESTLESS else ""
+
+
+def take_turns(
+    peers: Mapping[Contestant, Asked], base: Contestant, rounds: int, rest: float
+) -> dict[Contestant, Turns]:
+    """Rounds of base, peer, base, peer; the first round is a warm-up and is dropped. All are prepared; the base need
+    not be among them."""
+    found = {name: Turns() for name in peers}
+    others = [name for name in peers if name != base]
+
+    def turn(name: Contestant, counts: bool) -> float | None:
+        if name not in peers or found[name].cause:
+            return None
+        time.sleep(rest)
+        try:
+            answer = peers[name].ask(TURN_LIMIT, do="run")
+        except Failed as cause:
+            found[name].cause = str(cause)
+            return None
+        if counts:
+            for figure in ("seconds", "host", "resting"):
+                getattr(found[name], figure).append(answer[figure])
+        return answer["seconds"]
+
+    for number in range(rounds + 1):
+        for name in others or [base]:
+            before = turn(base, counts=number > 0)
+            took = turn(name, counts=number > 0) if name != base else None
+            if before and took and number > 0:
+                found[name].ratios.append(took / before)
+    return found
 
 
 @dataclass
@@ -216,7 +282,11 @@ class Bench:
 
     def rows(self, case: Case, column: Column) -> list[Row]:
         """Prepare and check all contestants, time those that are right; one row for each."""
-        rows: dict[Contestant, Row] = {}
+        rows: dict[Contestant, Row] = {
+            name: Row(case.name, column.name, *name, "left out", LEFT_OUT)
+            for name in self.contestants
+            if case.leaves_out(*name)
+        }
         prepared: dict[Contestant, dict[str, Any]] = {}
         for name, answer in self._prepare_all(case, column).items():
             if isinstance(answer, Exception):
@@ -230,7 +300,7 @@ class Bench:
             if note:
                 del prepared[name]
                 rows[name] = Row(case.name, column.name, *name, "failed", note)
-        timed = {name: prepared[name]["steps"] for name in self.contestants if name in prepared}
+        timed = {name: prepared[name]["steps"] for name in self.contestants if name in prepared and name not in rows}
         note = "" if reference else "losses not checked: PyTorch is missing"
         rows |= self._timed(case, column, timed, note)
         found = [rows[name] for name in self.contestants]
@@ -244,7 +314,8 @@ class Bench:
 
     def _prepare_all(self, case: Case, column: Column) -> Prepared:
         """Each one's answer, or why there is none."""
-        return {name: self._attempt(name, case, column) for name in self.peers}
+        taking_part = [name for name in self.peers if name == self.reference or not case.leaves_out(*name)]
+        return {name: self._attempt(name, case, column) for name in taking_part}
 
     def _attempt(self, name: Contestant, case: Case, column: Column) -> dict[str, Any] | Exception:
         try:
@@ -253,58 +324,30 @@ class Bench:
             return cause
 
     def _prepare(self, name: Contestant, case: Case, column: Column) -> dict[str, Any]:
-        what = {"case": case.name, "column": column.name, "losses": CHECKED_STEPS, "turn": self.turn}
-        return self.peers[name].ask(PREPARE_LIMIT, do="prepare", **what)
+        return self.peers[name].ask(PREPARE_LIMIT, do="prepare", **self._task(case, column))
+
+    def _task(self, case: Case, column: Column) -> dict[str, Any]:
+        return training_task(case, column, self.turn)
 
     def _timed(self, case: Case, column: Column, steps: dict[Contestant, int], note: str) -> dict[Contestant, Row]:
-        """Rounds of ours, peer, ours, peer; the first round is a warm-up and is dropped."""
-        others = [name for name in steps if name != self.ours]
-        seconds: dict[Contestant, list[float]] = {name: [] for name in steps}
-        ratios: dict[Contestant, list[float]] = {name: [] for name in others}
-        host: dict[Contestant, list[float]] = {name: [] for name in steps}
-        resting: dict[Contestant, list[float]] = {name: [] for name in steps}
-        causes: dict[Contestant, str] = {}
-
-        def take_turn(name: Contestant, counts: bool) -> float | None:
-            if name not in steps or name in causes:
-                return None
-            time.sleep(self.rest)
-            try:
-                answer = self.peers[name].ask(TURN_LIMIT, do="run")
-            except Failed as cause:
-                causes[name] = str(cause)
-                return None
-            if counts:
-                seconds[name].append(answer["seconds"])
-                host[name].append(answer["host"])
-                resting[name].append(answer["resting"])
-            return answer["seconds"]
-
-        for number in range(self.rounds + 1):
-            for name in others or [self.ours]:
-                ours = take_turn(self.ours, counts=number > 0)
-                theirs = take_turn(name, counts=number > 0) if name != self.ours else None
-                if ours and theirs and number > 0:
-                    ratios[name].append(theirs / ours)
-
+        """Turns of those that are prepared, whose `steps` these are."""
         rows = {}
-        for name in steps:
-            if name in causes:
-                rows[name] = Row(case.name, column.name, *name, "failed", causes[name])
+        turns = take_turns({name: self.peers[name] for name in steps}, self.ours, self.rounds, self.rest)
+        for name, took in turns.items():
+            if took.cause:
+                rows[name] = Row(case.name, column.name, *name, "failed", took.cause)
                 continue
-            rest = statistics.median(resting[name])
-            spins = f"its threads spun at rest ({rest:.1f} CPU s/s)" if rest > RESTLESS else ""
             rows[name] = Row(
                 case.name,
                 column.name,
                 *name,
                 "timed",
-                "; ".join(filter(None, [note, spins])),
+                "; ".join(filter(None, [note, took.spins])),
                 steps_per_turn=steps[name],
-                seconds=Spread.of(seconds[name]),
-                ratio=Spread.of(ratios[name]) if ratios.get(name) else None,
-                resting=rest,
-                host=Spread.of(host[name]),
+                seconds=Spread.of(took.seconds),
+                ratio=Spread.of(took.ratios) if took.ratios else None,
+                resting=statistics.median(took.resting),
+                host=Spread.of(took.host),
             )
         return rows
 
@@ -312,12 +355,12 @@ class Bench:
 def document(
     bench: Bench,
     limits: Limits,
-    cases: list[Case],
-    columns: list[Column],
+    work: list[tuple[Case, Column]],
     rows: list[Row],
-    startup: list[dict[str, Any]],
+    **parts: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Everything that a run found, as JSON takes it; times in seconds, floors in seconds a step."""
+    """Everything that a run found, as JSON takes it; times in seconds, floors in seconds a step. `work` is what `rows`
+    trained; the other parts have rows of their own."""
     return {
         "device": device.device_name(),
         "threads": bench.threads,
@@ -334,15 +377,14 @@ def document(
                 "batch": case.batch,
                 "loss": case.loss,
                 "to_reach": case.to_reach,
+                "enough": case.least,
                 "optimizer": column.name,
                 "flop": case.flop,
                 "bytes": case.traffic(column),
                 "compute_floor": limits.compute_floor(case),
                 "traffic_floor": limits.traffic_floor(case, column),
             }
-            for case in cases
-            for column in columns
+            for case, column in work
         ],
         "rows": [asdict(row) for row in rows],
-        "startup": startup,
-    }
+    } | parts

@@ -1,14 +1,17 @@
-"""Tables from a run's results: Markdown, and the block of README between its two markers."""
+"""Tables from a run's results: Markdown, and the blocks of the documents between their two markers."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fusedmlp.benchmarks.cases import INFERRED, SWEPT
+
 START = "<!-- benchmark:start -->"
 END = "<!-- benchmark:end -->"
 PEERS = ("pytorch", "jax", "sklearn")
 TITLES = {"pytorch": "PyTorch", "jax": "JAX", "sklearn": "scikit-learn"}
+ASKED = TITLES | {"numpy": "NumPy"}
 Results = dict[str, Any]
 
 
@@ -27,8 +30,22 @@ def spread(value: dict[str, float], show: Callable[[float], str] = significant) 
     return f"{show(value['p50'])} ({show(value['p20'])} to {show(value['p80'])})"
 
 
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, ["---"] * len(head), *rows))
+
+
 def rows_of(results: Results, case: str, optimizer: str, peer: str) -> list[dict[str, Any]]:
     return [row for row in results["rows"] if (row["case"], row["optimizer"], row["peer"]) == (case, optimizer, peer)]
+
+
+def leader(results: Results, case: str, optimizer: str) -> dict[str, Any] | None:
+    """The row of the best peer."""
+    return best([row for peer in PEERS for row in rows_of(results, case, optimizer, peer)])
+
+
+def judged(results: Results, case: str, optimizer: str) -> bool:
+    """Whether a goal counts: only where PyTorch and JAX were both timed."""
+    return all(best(rows_of(results, case, optimizer, peer)) for peer in ("pytorch", "jax"))
 
 
 def best(rows: list[dict[str, Any]]) -> dict[str, Any] | None:
@@ -47,43 +64,109 @@ def cell(rows: list[dict[str, Any]]) -> str:
 
 
 def verdict(results: Results, work: dict[str, Any], ratio: dict[str, float] | None) -> str:
-    """The goal and whether it is met; a goal counts only where PyTorch and JAX were both timed."""
+    """The goal and whether it is met, or what is enough of it."""
     if work["to_reach"] is None:
         return ""
-    both = all(best(rows_of(results, work["case"], work["optimizer"], peer)) for peer in ("pytorch", "jax"))
-    if ratio is None or not both:
-        return f"{work['to_reach']:.2f}, not judged"
-    return f"{work['to_reach']:.2f}, {'met' if ratio['p50'] >= work['to_reach'] else 'not met'}"
+    goal, enough = f"{work['to_reach']:.2f}", work.get("enough", work["to_reach"])
+    if ratio is None or not judged(results, work["case"], work["optimizer"]):
+        return f"{goal}, not judged"
+    if ratio["p50"] >= work["to_reach"]:
+        return f"{goal}, met"
+    return f"{goal}, {f'above {enough:.2f}' if ratio['p50'] >= enough else 'not met'}"
 
 
-def training_table(results: Results) -> list[str]:
-    """A line for each case and optimizer."""
+def training_table(results: Results) -> str:
+    """A line for each case and optimizer; the sweeps are for pictures."""
     head = ["case", "sizes, batch, loss", "optimizer", "ours", *(TITLES[peer] for peer in PEERS)]
     head += ["floor: FMA, copy", "best peer's time over ours", "to reach"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    rows = []
     for work in results["cases"]:
         name, optimizer = work["case"], work["optimizer"]
-        by_peer = {peer: rows_of(results, name, optimizer, peer) for peer in ("ours", *PEERS)}
-        leader = best([row for peer in PEERS for row in by_peer[peer]])
-        ratio = leader["ratio"] if leader else None
+        if name in SWEPT:
+            continue
+        best_peer = leader(results, name, optimizer)
+        ratio = best_peer["ratio"] if best_peer else None
         cells = [name, f"{'-'.join(map(str, work['sizes']))}, {work['batch']}, {work['loss']}", optimizer]
-        cells += [cell(by_peer[peer]) for peer in ("ours", *PEERS)]
+        cells += [cell(rows_of(results, name, optimizer, peer)) for peer in ("ours", *PEERS)]
         cells.append(f"{microseconds(work['compute_floor'])}, {microseconds(work['traffic_floor'])}")
-        cells += [spread(ratio) if ratio else "", verdict(results, work, ratio)]
-        lines.append("| " + " | ".join(cells) + " |")
-    return lines
+        rows.append([*cells, spread(ratio) if ratio else "", verdict(results, work, ratio)])
+    return table(head, rows)
 
 
-def startup_table(results: Results) -> list[str]:
+def inference_table(results: Results) -> str:
+    """A line for each network and number of rows: µs a call, and the best peer's over ours."""
+    rows = []
+    for name, case in INFERRED.items():
+        asked = [row for row in results["inference"] if row["case"] == name]
+        by_peer = {peer: [row for row in asked if row["peer"] == peer] for peer in ("ours", *ASKED)}
+        first = best([row for row in asked if row["peer"] != "ours"])
+        cells = ["-".join(map(str, case.sizes)), str(case.batch)]
+        cells += [
+            microseconds(row["seconds"]["p50"]) if (row := best(found)) else "".join(r["status"] for r in found)
+            for found in by_peer.values()
+        ]
+        rows.append([*cells, spread(first["ratio"]) if first and first["ratio"] else ""])
+    head = ["asked", "rows", "ours, µs", *ASKED.values(), "best peer's time over ours"]
+    return table(head, rows)
+
+
+def compared(row: dict[str, Any]) -> str:
+    """One comparison in a line."""
+    line = f"{row['part']:10} {row['peer']:8} {row['mode']:16} {row['what']}: "
+    return line + (spread(row["ratio"]) if row["status"] == "timed" else f"{row['status']}, {row['note']}")
+
+
+def goal(row: dict[str, Any]) -> str:
+    least, most = row["at_least"], row["at_most"]
+    return f"at least {least}" if least is not None else f"at most {most}" if most is not None else ""
+
+
+def comparison_table(results: Results) -> str:
+    """A line for each comparison of two runs of the same peer: µs a step of both, and their ratio."""
+    rows = []
+    for row in results["comparisons"]:
+        cells = [row["part"], row["what"], f"{row['peer']} {row['mode']}"]
+        if row["status"] == "timed":
+            cells += [microseconds(row["seconds"]["p50"]), microseconds(row["base"]["p50"]), spread(row["ratio"])]
+        else:
+            cells += ["", "", f"{row['status']}: {row['note']}"]
+        rows.append([*cells, goal(row)])
+    return table(["part", "compared", "whose", "µs a step", "over", "ratio", "to reach"], rows)
+
+
+def megabytes(size: float) -> str:
+    return significant(size / 1e6)
+
+
+def memory_table(results: Results) -> str:
+    """A line for each case and optimizer: MB of each peer."""
+    found: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
+    for row in results["memory"]:
+        found.setdefault((row["case"], row["optimizer"]), {})[row["peer"]] = row
+    peers = [peer for peer in ("ours", *TITLES) if any(peer in rows for rows in found.values())]
+    lines = []
+    for (case, optimizer), rows in found.items():
+        cells = [case, optimizer, megabytes(next(iter(rows.values()))["parameter_bytes"])]
+        for peer in peers:
+            row = rows.get(peer, {"status": ""})
+            cells.append(megabytes(row["bytes"]) if row["status"] == "measured" else row["status"])
+        limit = rows["ours"].get("bound")
+        lines.append([*cells, megabytes(limit) if limit else ""])
+    titles = [({"ours": "ours"} | TITLES)[peer] for peer in peers]
+    return table(["memory at its peak", "optimizer", "parameters, MB", *titles, "at most"], lines)
+
+
+def startup_table(results: Results) -> str:
     """A line for each start-up figure, in ms."""
-    lines = ["| start-up | over its floor, ms | the floor, ms | at most, ms |", "|---|---|---|---|"]
+    rows = []
     for row in results["startup"]:
+        limit = f"{row['limit'] * 1e3:.0f}"
         if row["status"] != "timed":
-            lines.append(f"| {row['case']} | {row['status']}: {row['note']} | | {row['limit'] * 1e3:.0f} |")
+            rows.append([row["case"], f"{row['status']}: {row['note']}", "", limit])
             continue
         over = spread(row["seconds"], lambda seconds: f"{seconds * 1e3:.1f}")
-        lines.append(f"| {row['case']} | {over} | {row['floor'] * 1e3:.0f} | {row['limit'] * 1e3:.0f} |")
-    return lines
+        rows.append([row["case"], over, f"{row['floor'] * 1e3:.0f}", limit])
+    return table(["start-up", "over its floor, ms", "the floor, ms", "at most, ms"], rows)
 
 
 def notes(results: Results) -> list[str]:
@@ -107,23 +190,56 @@ def reach(limits: dict[str, float]) -> str:
     return f"{flop:.0f} GFLOP/s in FMAs, {copied:.1f} GB/s copied"
 
 
-def markdown(results: Results) -> str:
-    """The whole report."""
+def conditions(results: Results) -> str:
+    """What was measured on, in words."""
     versions = ", ".join(f"{name} {number}" for name, number in results["versions"].items())
-    parts = [
-        f"Time per training step in µs, float32: medians of {results['rounds']} rounds. Each peer took turns "
-        "with ours, in its own process, with the same threads, initial weights, data and batch order. "
-        "Each peer is shown in its fastest mode; ratios are of neighbouring turns, with their 20th and 80th "
-        "percentile. Every loss trajectory was checked against PyTorch's before it was timed, unless noted.",
+    return (
         f"Measured on {results['device']}; {results['threads']} threads; {results['date']}; "
-        f"commit {results['commit'] or 'unknown'}. In that run: {reach(results['limits'])}. {versions}.",
-        "\n".join(training_table(results)),
-    ]
+        f"commit {results['commit'] or 'unknown'}. In that run: {reach(results['limits'])}. {versions}."
+    )
+
+
+def races(results: Results) -> list[str]:
+    """Against the peers: trainings, inference, start-up."""
+    parts = []
+    if results["cases"]:
+        parts += [
+            f"Time per training step in µs, float32: medians of {results['rounds']} rounds. Each peer took turns "
+            "with ours, in its own process, with the same threads, initial weights, data and batch order. "
+            "Each peer is shown in its fastest mode; ratios are of neighbouring turns, with their 20th and 80th "
+            "percentile. Every loss trajectory was checked against PyTorch's before it was timed, unless noted.",
+            training_table(results),
+        ]
+    if results.get("inference"):
+        parts += ["A network that is asked, from Python, with so many rows at once:", inference_table(results)]
     if results["startup"]:
-        parts.append("\n".join(startup_table(results)))
+        parts.append(startup_table(results))
     if remarks := notes(results):
         parts.append("\n".join(remarks))
-    return "\n\n".join(parts) + "\n"
+    return parts
+
+
+def properties(results: Results) -> list[str]:
+    """What a run showed beside the races: threads, growth, subnormals, sharing, memory."""
+    parts = []
+    if results.get("comparisons"):
+        parts += [
+            "Two runs of the same library took turns; ratios are of neighbouring turns, with their 20th and 80th "
+            "percentile.",
+            comparison_table(results),
+        ]
+    if results.get("memory"):
+        parts += [
+            "Resident memory in MB, each training in a process of its own: above the data, and above what the process "
+            "had after its imports and a small training.",
+            memory_table(results),
+        ]
+    return parts
+
+
+def markdown(results: Results) -> str:
+    """The whole report."""
+    return "\n\n".join([conditions(results), *races(results), *properties(results)]) + "\n"
 
 
 def newest(folder: Path) -> Path:
@@ -134,10 +250,18 @@ def newest(folder: Path) -> Path:
     return max(files, key=lambda file: json.loads(file.read_text())["date"])
 
 
-def rewrite_readme(readme: Path, results: Results) -> None:
-    """Replace what stands between the markers; a README without both, in order, is a ValueError."""
-    text = readme.read_text()
+def rewrite_documents(root: Path, results: Results) -> list[Path]:
+    """Replace what stands between the markers of README.md and of docs/performance.md."""
+    shown = {"README.md": races(results), "docs/performance.md": properties(results)}
+    return [rewrite(root / name, [conditions(results), *parts]) for name, parts in shown.items()]
+
+
+def rewrite(document: Path, parts: list[str]) -> Path:
+    """A document without both markers, in order, is a ValueError."""
+    text = document.read_text()
     start, end = text.find(START), text.find(END)
     if start < 0 or end < start:
-        raise ValueError(f"{readme}: expected {START} and, after it, {END}")
-    readme.write_text(f"{text[: start + len(START)]}\n{markdown(results)}{text[end:]}")
+        raise ValueError(f"{document}: expected {START} and, after it, {END}")
+    body = "\n\n".join(parts)
+    document.write_text(f"{text[: start + len(START)]}\n{body}\n{text[end:]}")
+    return document

@@ -1,14 +1,16 @@
 """One peer's own process: it answers each line of JSON on stdin with one on stdout, and rests in between.
 
     -> {"do": "prepare", "case": "mnist", "column": "sgd", "losses": 20, "turn": 0.2}
-    <- {"losses": [...], "steps": 450}            the steps of one turn, of about `turn` seconds
-    -> {"do": "run"}
+    <- {"losses": [...], "steps": 450}            the steps of one turn, of about `turn` seconds, `fewest` (3) at least
+    -> {"do": "run"}                              or so many "steps"
     <- {"seconds": 4.1e-4, "host": 4.1e-4, "resting": 0.001}
                                                   seconds a step, by the training's clock and by the host's until the
                                                   call came back; CPU seconds a second since the last answer
     <- {"failed": "TypeError: ..."}               in place of either
 
-The first line is {"ready": true} or {"missing": "..."}. End of input ends the process.
+A request to prepare may name another task than "train": "infer", to run the network without training it, or "dead",
+to train it after its hidden units have died. The first line is {"ready": true} or {"missing": "..."}. End of input ends
+the process.
 """
 
 import importlib
@@ -21,24 +23,26 @@ from collections.abc import Callable
 from typing import Any
 
 from fusedmlp.backends.cpu.threads import core_cpus
-from fusedmlp.benchmarks.cases import COLUMNS, named
+from fusedmlp.benchmarks.cases import ALL, COLUMNS
 from fusedmlp.benchmarks.explore.clocks import HostClock
-from fusedmlp.benchmarks.peers import PACKAGES, Training
+from fusedmlp.benchmarks.peers import PACKAGES, Inference, Training
 
 FEWEST_STEPS = 3
+# A momentum of 0.9 falls from 1 to the smallest subnormal number in 980 steps.
+DECAY_STEPS = 1200
 
 
-def steps_per_turn(training: Training, turn: float) -> int:
+def steps_per_turn(training: Training, turn: float, fewest: int = FEWEST_STEPS) -> int:
     """How many steps take about `turn` seconds; the trial runs are the warm-up too.
 
     One trial may be the first of its length, which a compiling peer compiles: the second is believed.
     """
-    steps = FEWEST_STEPS
+    steps = fewest
     while True:
         for _ in range(2):
             done, seconds, _ = turn_of(training, steps)
         if seconds > turn / 4:
-            return max(FEWEST_STEPS, math.ceil(done * turn / seconds))
+            return max(fewest, math.ceil(done * turn / seconds))
         steps = max(2 * done, math.ceil(done * turn / (2 * max(seconds, 1e-6))))
 
 
@@ -92,12 +96,15 @@ def serve(load: Callable[[], Prepare], package: str, threads: int) -> None:
                 training = None
                 training = prepare(request)
                 losses = training.first_losses(request["losses"])
-                steps = steps_per_turn(training, request["turn"])
+                if request.get("task") == "dead":
+                    training.kill()
+                    training.run(DECAY_STEPS)
+                steps = steps_per_turn(training, request["turn"], request.get("fewest", FEWEST_STEPS))
                 reply: dict[str, object] = {"losses": losses, "steps": steps}
             else:
                 if training is None:
                     raise RuntimeError("nothing is prepared")
-                done, seconds, host = turn_of(training, steps)
+                done, seconds, host = turn_of(training, request.get("steps", steps))
                 reply = {"seconds": seconds / done, "host": host / done, "resting": cpu / wall}
         except Exception as error:
             said = str(error).strip().splitlines() or [""]
@@ -111,7 +118,9 @@ def prepare_of(peer: str, mode: str, threads: int) -> Prepare:
     module = importlib.import_module(f"fusedmlp.benchmarks.peers.{peer}")
 
     def prepare(request: dict[str, Any]) -> Training:
-        (case,) = named([request["case"]])
+        case = ALL[request["case"]]
+        if request.get("task") == "infer":
+            return Inference(module.predictor(case, threads))
         return module.prepare(case, COLUMNS[request["column"]], mode, threads)
 
     return prepare

@@ -202,10 +202,11 @@ def test_make_targets():
     assert re.findall(r"make (\w+)", commands[0]) == ["demo", "test"]
 
 
-def test_readme_has_room_for_the_benchmarks():
+@pytest.mark.parametrize("name", ["README.md", "docs/performance.md"])
+def test_there_is_room_for_the_benchmarks(name):
     from fusedmlp.benchmarks.report import END, START
 
-    text = DOCUMENTS["README.md"]
+    text = DOCUMENTS[name]
     assert text.count(START) == text.count(END) == 1
     assert text.index(START) < text.index(END)
 

@@ -1,10 +1,14 @@
 """The peers: one module each, loaded only inside a worker's process.
 
-A peer's module defines `prepare(case, column, mode, threads) -> Training`.
+A peer's module defines `prepare(case, column, mode, threads) -> Training`, and `predictor(case, threads)`, a call that
+gives the network's outputs (B, O) for the case's rows, finished.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from fusedmlp.benchmarks.explore.clocks import HostClock
 
@@ -17,7 +21,13 @@ MODES: dict[str, tuple[str, ...]] = {
     "sklearn": ("partial_fit",),
 }
 
-PACKAGES = {"ours": "fusedmlp", "pytorch": "torch", "jax": "jax", "sklearn": "scikit-learn"}
+# Those that answer without training; each has one way that is its fastest.
+INFERRING = (OURS, ("pytorch", "eager"), ("jax", "jit"), ("numpy", "expression"), ("sklearn", "predict"))
+
+PACKAGES = {"ours": "fusedmlp", "pytorch": "torch", "jax": "jax", "sklearn": "scikit-learn", "numpy": "numpy"}
+
+# A bias that no input of a case makes up for.
+DEADLY = -1e3
 
 
 class Training(Protocol):
@@ -32,6 +42,28 @@ class Training(Protocol):
         Returns the steps done, once they are finished. The batches come in the data's order.
         """
 
+    def kill(self) -> None:
+        """Give every hidden unit the bias DEADLY, and leave the optimizer's state as it is: no gradient reaches a
+        weight any more, and the momentum decays."""
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A network that is asked and not trained: a step is a call, and its outputs stand for the losses."""
+
+    predict: Callable[[], Any]
+
+    def first_losses(self, count: int) -> list[float]:
+        return np.asarray(self.predict(), np.float64).ravel()[:count].tolist()
+
+    def run(self, steps: int) -> int:
+        for _ in range(steps):
+            self.predict()
+        return steps
+
+    def kill(self) -> None:
+        raise TypeError("a network that is not trained has no momentum")
+
 
 @dataclass(frozen=True)
 class Clocked:
@@ -45,6 +77,9 @@ class Clocked:
 
     def run(self, steps: int) -> int:
         return self.training.run(steps)
+
+    def kill(self) -> None:
+        self.training.kill()
 
 
 def contestants(names: list[str]) -> list[tuple[str, str]]:

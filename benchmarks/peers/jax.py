@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fusedmlp.benchmarks.cases import Case, Column, initial_weights, random_data
+from fusedmlp.benchmarks.cases import SGD, Case, Column, initial_weights, random_data
+from fusedmlp.benchmarks.peers import DEADLY
 
 Tree = Any
 
@@ -25,18 +26,35 @@ def prepare(case: Case, column: Column, mode: str, threads: int) -> "Jax":
     return Jax(case, column, mode)
 
 
-def loss_function(case: Case, dtype: Any = jnp.float32) -> Callable[..., jax.Array]:
-    """(layers, x, y) -> the batch's mean loss. The layers compute in `dtype`, the loss in float32."""
+def predictor(case: Case, threads: int) -> Callable[[], jax.Array]:
+    made = prepare(case, SGD, "step", threads)
+    logits = jax.jit(logits_function(jnp.float32))
+    layers, x = made.state[0], made.x.reshape(case.rows, -1)
+    return lambda: logits(layers, x).block_until_ready()
+
+
+def logits_function(dtype: Any) -> Callable[..., jax.Array]:
+    """(layers, x) -> float32 logits; the layers compute in `dtype`."""
 
     def dense(x: jax.Array, layer: Tree) -> jax.Array:
         weight, bias = layer
         return x @ weight.astype(dtype) + bias.astype(dtype)
 
-    def loss(layers: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
+    def logits(layers: Tree, x: jax.Array) -> jax.Array:
         x = x.astype(dtype)
         for layer in layers[:-1]:
             x = jax.nn.relu(dense(x, layer))
-        output = dense(x, layers[-1]).astype(jnp.float32)
+        return dense(x, layers[-1]).astype(jnp.float32)
+
+    return logits
+
+
+def loss_function(case: Case, dtype: Any = jnp.float32) -> Callable[..., jax.Array]:
+    """(layers, x, y) -> the batch's mean loss. The layers compute in `dtype`, the loss in float32."""
+    logits = logits_function(dtype)
+
+    def loss(layers: Tree, x: jax.Array, y: jax.Array) -> jax.Array:
+        output = logits(layers, x)
         if case.loss == "mse":
             return jnp.mean((output - y) ** 2)
         chosen = jax.nn.one_hot(y, case.sizes[-1], dtype=output.dtype)
@@ -113,6 +131,11 @@ class Jax:
                 self.state, _ = self.step(self.state, self.batches[k % self.case.steps])
         jax.block_until_ready(self.state)
         return steps
+
+    def kill(self) -> None:
+        layers, *state = self.state
+        dead = [(weight, jnp.full_like(bias, DEADLY)) for weight, bias in layers[:-1]]
+        self.state = ([*dead, layers[-1]], *state)
 
     def _step(self, k: int) -> float:
         self.state, loss = self.step(self.state, self.batches[k])

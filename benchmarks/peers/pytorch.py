@@ -5,28 +5,42 @@ foreach   eager, the optimizer over lists of tensors
 fused     eager, the optimizer's fused kernel
 compile   forward and loss (with their gradients) under torch.compile, the optimizer fused
 loader    eager, the batches from a DataLoader
+gradual   fused, subnormals not flushed
 
 On a GPU also torch.compile's modes that capture CUDA graphs, by their names.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import cycle, islice
 from typing import Any
 
 import torch
 
-from fusedmlp.benchmarks.cases import Case, Column, initial_weights, random_data
+from fusedmlp.benchmarks.cases import SGD, Case, Column, initial_weights, random_data
+from fusedmlp.benchmarks.peers import DEADLY
 
 GRAPHED = ("reduce-overhead", "max-autotune")
 COMPILED = {"compile": "default", **{mode: mode for mode in GRAPHED}}
-OPTIONS = {"foreach": {"foreach": True}} | {mode: {"fused": True} for mode in ("fused", *COMPILED)}
+OPTIONS = {"foreach": {"foreach": True}} | {mode: {"fused": True} for mode in ("fused", "gradual", *COMPILED)}
 
 
 def prepare(case: Case, column: Column, mode: str, threads: int) -> "PyTorch":
     """A model in the given mode, with this process's PyTorch set to `threads` threads."""
     torch.set_num_threads(threads)
-    torch.set_flush_denormal(True)
+    torch.set_flush_denormal(mode != "gradual")
     return PyTorch(case, column, mode)
+
+
+def predictor(case: Case, threads: int) -> Callable[[], torch.Tensor]:
+    torch.set_num_threads(threads)
+    torch.set_flush_denormal(True)
+    made = PyTorch(case, SGD, "eager")
+
+    def predict() -> torch.Tensor:
+        with torch.inference_mode():
+            return made.model(made.x)
+
+    return predict
 
 
 class PyTorch:
@@ -41,7 +55,7 @@ class PyTorch:
             layers += [torch.nn.Linear(inputs, outputs), torch.nn.ReLU()]
         model = torch.nn.Sequential(*layers[:-1])
         model.load_state_dict({key: torch.from_numpy(array) for key, array in initial_weights(case).items()})
-        model.to(device)
+        self.model = model.to(device)
         options = self.options(mode, column, device)
         if column.name == "sgd":
             self.optimizer: torch.optim.Optimizer = torch.optim.SGD(
@@ -79,6 +93,11 @@ class PyTorch:
         for x, y in self._endless(steps):
             self._step(x, y)
         return steps
+
+    def kill(self) -> None:
+        layers = [layer for layer in self.model if isinstance(layer, torch.nn.Linear)]
+        for layer in layers[:-1]:
+            torch.nn.init.constant_(layer.bias, DEADLY)
 
     def _endless(self, count: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """`count` batches from the first on, epoch after epoch."""

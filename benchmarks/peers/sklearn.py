@@ -3,15 +3,25 @@
 Its estimators draw their own weights, so they are initialized by one call and given the case's afterwards.
 """
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 
-from fusedmlp.benchmarks.cases import Case, Column, initial_weights, random_data
+from fusedmlp.benchmarks.cases import SGD, Case, Column, initial_weights, random_data
+from fusedmlp.benchmarks.peers import DEADLY
 
 
 def prepare(case: Case, column: Column, mode: str, threads: int) -> "Sklearn":
     """NumPy's BLAS takes its number of threads from the worker's environment."""
     return Sklearn(case, column)
+
+
+def predictor(case: Case, threads: int) -> Callable[[], np.ndarray]:
+    """A regressor's `predict`: the logits themselves."""
+    made = Sklearn(replace(case, loss="mse"), SGD)
+    return lambda: made.estimator.predict(made.x)
 
 
 class Sklearn:
@@ -56,6 +66,10 @@ class Sklearn:
         for _ in range(epochs):
             self._epoch(rows)
         return epochs * rows // self.case.batch
+
+    def kill(self) -> None:
+        for bias in self.estimator.intercepts_[:-1]:
+            bias[:] = DEADLY
 
     def _epoch(self, rows: int, start: int = 0) -> float:
         """Train once over these rows; their loss as the estimator reports it."""

@@ -1,6 +1,7 @@
 """What test_threads.py runs in processes of its own, where a thread or a child that is left waiting would stay:
 `python sharing.py scenario`. An assertion that fails is an exit status."""
 
+import hashlib
 import multiprocessing
 import os
 import random
@@ -15,6 +16,8 @@ import fusedmlp as fm
 import runs
 
 KINDS = [("out", 2), ("in", 2), ("rows", 2), ("out", 1)]
+# On two processors, which `crowd_in` leaves.
+CROWDED = [("out", 4), ("in", 4), ("rows", 4), ("out", 2)]
 
 
 def training(seed, kind=("out", 2), rows=200, steps_of_a_call=None):
@@ -145,6 +148,31 @@ def side_by_side():
         for pair in [(one, other) for one in KINDS for other in KINDS]:
             found = pool.map(lambda kind: training(3, kind, 800, steps_of_a_call=1), pair)
             check(found, [alone[kind] for kind in pair])
+
+
+def crowd_in():
+    """Leaves this process two processors, or the one that it has. Threads that start from now on share them."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:2])
+
+
+def more_workers_than_processors():
+    """Four workers on two processors, again and again, and beside another training of four workers or of two: each as
+    if it were alone."""
+    crowd_in()
+    alone = {kind: training(3, kind) for kind in CROWDED}
+    check([training(3, kind) for kind in CROWDED], alone.values())
+    with ThreadPoolExecutor(2) as pool:
+        for pair in [(one, other) for one in CROWDED for other in CROWDED]:
+            check(pool.map(lambda kind: training(3, kind), pair), [alone[kind] for kind in pair])
+
+
+def digests():
+    """Of what trainings of four workers and of two find on two processors; one after the other for some seconds."""
+    crowd_in()
+    for seed in range(5):
+        for kind in CROWDED:
+            found = training(seed, kind)
+            print(kind, seed, hashlib.sha256(b"".join(found[name].tobytes() for name in sorted(found))).hexdigest())
 
 
 def one_call_at_a_time():

@@ -20,6 +20,7 @@ SCENARIOS = [
     "four_threads",
     "four_first_calls",
     "side_by_side",
+    "more_workers_than_processors",
     "one_call_at_a_time",
     "joblib_workers",
     "blas_threads",
@@ -34,6 +35,15 @@ def test_sharing(scenario):
     products = {"FUSEDMLP_CPU_PRODUCTS": "blas"} if scenario == "blas_threads" else {}
     output, _ = processes.finish(processes.start(*arguments, **products), 120)
     assert output.endswith("done\n")
+
+
+def test_two_processes_with_more_workers_than_processors():
+    """Eight workers on two processors: both processes find what one finds alone."""
+    started = [processes.start(processes.HERE / "sharing.py", "digests") for _ in range(2)]
+    together = [processes.finish(process, 120)[0] for process in started]
+    alone, _ = processes.finish(processes.start(processes.HERE / "sharing.py", "digests"), 120)
+    assert alone.count("\n") == 21 and alone.endswith("done\n")
+    assert together == [alone, alone]
 
 
 def subnormals_count(scalar):
