@@ -123,7 +123,37 @@ def run(
     """
     data = (x, truth, sample_weights, labels, batch_labels, order, scalars, losses, result)
     move(c, table, buffer, True)
-    finished = steps(c, table, buffer, data, batch, first_step, last_step, guarded)
+    finished, going = 0, True
+    while going and finished < last_step - first_step:
+        now = moment(finished, first_step + finished, batch, order, guarded)
+        for number in range(table.shape[0]):
+            i = row(table, number)
+            going = meet(c, i)
+            if not going:
+                break
+            op = i[OP]
+            if op == FORWARD:
+                forward(c, i, buffer, data, now)
+            elif op == BACKWARD:
+                backward(c, i, buffer, data, now)
+            elif op == UPDATE:
+                update(c, i, buffer, data, now)
+            elif op == JOIN or op == JOIN_BACKWARD:
+                join(c, i, buffer, data, now)
+            elif op == GATHER:
+                gather(c, i, buffer, data, now)
+            elif op == LOSS:
+                loss(c, i, buffer, data, now)
+            elif op == TOTAL:
+                total(c, i, buffer, data, now)
+            elif op == ACTIVATE or op == ACTIVATION_BACKWARD:
+                through_activation(c, i, buffer, data, now)
+            elif op == STEP:
+                step_alone(c, i, buffer, data, now)
+            elif op == RESULT:
+                copy_out(c, i, buffer, data, now)
+        if going:
+            finished += 1
     move(c, table, buffer, False)
     return finished
 
@@ -148,41 +178,12 @@ def move(c, table, buffer, inwards):
 
 
 @thin
-def steps(c, table, buffer, data, batch, first_step, last_step, guarded):
-    _, _, _, _, _, order, _, _, _ = data
-    for k in range(last_step - first_step):
-        now = moment(k, first_step + k, batch, order, guarded)
-        for number in range(table.shape[0]):
-            i = row(table, number)
-            if i[BARRIER] > 0:
-                if not barrier(c):
-                    return k
-                if i[BARRIER] == MEET_OR_LEAVE and stopped(c) > 0:
-                    return k
-            else:
-                sync_lanes(c)  # a worker's own lanes meet between any two instructions
-            op = i[OP]
-            if op == FORWARD:
-                forward(c, i, buffer, data, now)
-            elif op == BACKWARD:
-                backward(c, i, buffer, data, now)
-            elif op == UPDATE:
-                update(c, i, buffer, data, now)
-            elif op == JOIN or op == JOIN_BACKWARD:
-                join(c, i, buffer, data, now)
-            elif op == GATHER:
-                gather(c, i, buffer, data, now)
-            elif op == LOSS:
-                loss(c, i, buffer, data, now)
-            elif op == TOTAL:
-                total(c, i, buffer, data, now)
-            elif op == ACTIVATE or op == ACTIVATION_BACKWARD:
-                through_activation(c, i, buffer, data, now)
-            elif op == STEP:
-                step_alone(c, i, buffer, data, now)
-            elif op == RESULT:
-                copy_out(c, i, buffer, data, now)
-    return last_step - first_step
+def meet(c, i):
+    """The workers, or a worker's own lanes, meet before an instruction; whether they go on."""
+    if i[BARRIER] == 0:
+        sync_lanes(c)
+        return True
+    return barrier(c) and not (i[BARRIER] == MEET_OR_LEAVE and stopped(c) > 0)
 
 
 FIRST, PASSED = 0, 1  # the words of a clock
