@@ -11,6 +11,7 @@ from fusedmlp.kernels.vocabulary import (
     stretch_length,
     stretch_max,
     stretch_sum,
+    thin,
     vector,
 )
 
@@ -26,6 +27,7 @@ def compensated(total, error, part):
     return grown, (error if finite(error) else const(error, 0))
 
 
+@thin
 def stretch(c, a, start):
     """The elements of a row from `start` on that are added up before they are compensated."""
     return vector(a, start, min(stretch_length(c), a.shape[0] - start))

@@ -188,7 +188,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
     def scratch(c, like, rows, columns):
         return matrix(tile(), 0, rows, columns)
 
-    giving_arrays = {"product_tile": product_tile, "scratch": scratch}
+    giving_arrays = {"in_place": in_place, "product_tile": product_tile, "scratch": scratch}
     plain = {
         "worker": worker,
         "workers": workers,
@@ -206,7 +206,6 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         "stretch_exp": stretch_exp,
         "stretch_length": stretch_length,
         "stretch_max": stretch_max,
-        "in_place": in_place,
         "row_sum": over_lanes(total, dtype),
         "row_max": over_lanes(greatest, dtype),
         "double_sum": over_lanes(total, np.float64),
