@@ -38,12 +38,13 @@ def prepare(
 
 def inputs(x: Any, columns: int, dtype: np.dtype, memory: Memory = HOST) -> Array:
     """x as (N, columns); one dimension is one row."""
-    array = x if memory.ready(x, dtype) else numbers("x", x, memory)
+    ready = memory.ready(x, dtype)
+    array = x if ready else numbers("x", x, memory)
     rows = array[None] if array.ndim == 1 else array
     if rows.ndim != 2 or rows.shape[1] != columns:
         hint = f"; for {len(array)} rows of one column pass x[:, None]" if array.ndim == columns == 1 else ""
         raise ValueError(f"x: expected shape (N, {columns}), or ({columns},) for one row, got {array.shape}{hint}")
-    return rows if memory.ready(rows, dtype) else settled(rows, dtype, memory)
+    return rows if ready else settled(rows, dtype, memory)
 
 
 def settled(array: Array, dtype: np.dtype, memory: Memory) -> Array:
