@@ -13,6 +13,7 @@ demo: .venv/with-sklearn
 	$(BIN)/fusedmlp demo
 
 test: .venv/with-test
+	$(BIN)/python tests/compiled.py
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 -m 'not alone'
 	$(BIN)/pytest -m alone
 
