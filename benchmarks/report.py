@@ -202,7 +202,7 @@ def conditions(results: Results) -> str:
 def races(results: Results) -> list[str]:
     """Against the peers: trainings, inference, start-up."""
     parts = []
-    if results["cases"]:
+    if any(work["case"] not in SWEPT for work in results["cases"]):
         parts += [
             f"Time per training step in µs, float32: medians of {results['rounds']} rounds. Each peer took turns "
             "with ours, in its own process, with the same threads, initial weights, data and batch order. "

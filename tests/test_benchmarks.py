@@ -206,6 +206,7 @@ def test_tables_and_pictures(tmp_path):
     assert "| wide | 784-1024-1024-1024-10, 512, cross_entropy | adam | 100 | 40,000 made up |" in text
     assert "1.9 (1.86 to 1.94) | at least 1.8" in text and "| mid | sgd | 1 | 3 | 4 |" in text
     assert "width-64" not in text
+    assert "best peer" not in report.markdown(results(cases=tuple(SWEPT.values())))
     drawn = {file.name for file in plots.draw(full, tmp_path / "run")}
     kinds = ("ratios", "roofline", "width", "batch")
     assert drawn == {f"run-{kind}-{name}.{end}" for kind in kinds for name in COLUMNS for end in ("png", "svg")}
