@@ -12,14 +12,14 @@ from fusedmlp.kernels.optimizers import SCALARS
 _HOMES = {
     single: ("forward", "backward", "epilogue", "bias_gradient", "apply", "apply_backward", "loss", "step"),
     interpreter: ("run", "advance"),
-    measure: ("multiply", "add", "meet"),
+    measure: ("multiply", "add", "write", "meet"),
 }
 _BODIES = {name: getattr(home, name) for home, names in _HOMES.items() for name in names}
 # An instruction of the program as an entry of its own; some serve two.
 _INSTRUCTIONS = {f"one.{body.__name__}": body for body in interpreter.INSTRUCTIONS.values()}
 NAMES = (*_BODIES, *_INSTRUCTIONS)
 MULTIPLYING = ("forward", "backward", "run", "multiply")  # those that multiply matrices
-MEETING = ("backward", "loss", "run", "meet")  # those whose workers meet at a barrier
+MEETING = ("backward", "loss", "run", "write", "meet")  # those whose workers meet at a barrier
 
 
 def instruction(op: int) -> str:
@@ -83,7 +83,8 @@ def signature(name: str, scalar: Any, types: Any, readonly: bool = True) -> tupl
         "run": (*work, number, number, number, flag),
         "advance": (writes(1, number), number),
         "multiply": (reads(2), reads(2), writes(2), number),
-        "add": (reads(1), writes(1), number),
+        "add": (reads(2), writes(2), number),
+        "write": (reads(2), writes(2), flag, number, number, number),
         "meet": (number,),
     }
     return arguments[name]

@@ -141,8 +141,10 @@ class Rates:
     """What one machine does with all the threads of a call.
 
     flops     floating-point operations a second of products on one thread (float32)
-    elements  numbers a second that one thread adds to others in its cache (float32)
+    elements  numbers a second that one thread adds to others in its cache, in rows of 64 (float32)
     scaling   how many times as much all threads do (two of one core: little more than 1)
+    seam      seconds that a row takes longer of whose columns each worker writes its own: what a processor fetches
+              ahead at the end of one worker's part, it takes from the other
     barrier   seconds in which they meet
     handover  seconds to start and end a call
     transfer  bytes a second from one core's cache to another's
@@ -151,6 +153,7 @@ class Rates:
     flops: float
     elements: float
     scaling: float
+    seam: float
     barrier: float
     handover: float
     transfer: float
@@ -168,8 +171,10 @@ def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None)
     serial = serial_plan(network)
     if threads == 1 or rates is None:
         return serial
-    pairs = tuple(islice(cycle(("out", "in")), network.layers))
-    shared_out = (("out",) * network.layers, ("rows",) * network.layers, pairs, (*pairs[:-1], "rows"))
+    shared_out = [("out",) * network.layers, ("rows",) * network.layers]
+    for pair in (("out", "in"), ("in", "out")):
+        pairs = tuple(islice(cycle(pair), network.layers))
+        shared_out += [pairs, (*pairs[:-1], "rows"), (pair[0], *("rows",) * (network.layers - 1))]
     numbers = [*(1 << k for k in range(1, (threads - 1).bit_length())), threads]
     candidates = [Plan(workers, partitions) for workers in numbers for partitions in dict.fromkeys(shared_out)]
     predicted = {plan: predicted_seconds(network, batch, plan, threads, rates) for plan in [serial, *candidates]}
@@ -177,8 +182,12 @@ def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None)
     return shared if predicted[shared] < WORTHWHILE * predicted[serial] else serial
 
 
-# Reads and writes of an element that it counts for, where it has a formula of some length, as losses and activations.
-FORMULA = 10
+# Passes over a layer's weights in a step: that which writes them, and those that read them and cost less.
+PASSES = 1.5
+
+# What a row counts for beside its elements, for the calls and views that it takes; and an element with a formula of
+# some length, as losses have.
+ROW, FORMULA = 192, 10
 
 
 def predicted_seconds(network: Network, batch: int, plan: Plan, threads: int, rates: Rates) -> float:
@@ -193,37 +202,36 @@ def predicted_seconds(network: Network, batch: int, plan: Plan, threads: int, ra
         loss=losses.mse,
         update=optimizers.SGD_UPDATE,
     ).table
-    busy = sum(_seconds_alone(i, batch, rates) * _largest_share(i, batch, plan.workers) for i in table.tolist())
+    busy = sum(_seconds_of_one(i, batch, plan.workers, rates) for i in table.tolist())
     if plan.workers == 1:
         return busy
     help_of_one = (rates.scaling - 1.0) / (threads - 1)
     slowdown = plan.workers / (1.0 + help_of_one * (plan.workers - 1))
     barriers = int((table[:, BARRIER] > 0).sum())
     fetched = 4.0 * _fetched(network, batch, plan)
-    return busy * slowdown + barriers * rates.barrier + fetched / rates.transfer
+    seams = sum(inputs for inputs, partition in zip(network.sizes, plan.partitions, strict=False) if partition == "out")
+    return busy * slowdown + barriers * rates.barrier + fetched / rates.transfer + PASSES * seams * rates.seam
 
 
-def _seconds_alone(i: list[int], batch: int, rates: Rates) -> float:
-    """What an instruction takes one worker."""
-    inputs, outputs, parts = i[INPUTS], i[OUTPUTS], i[PARTS]
-    flops = 2.0 * batch * inputs * outputs if i[OP] in (FORWARD, BACKWARD, UPDATE) else 0.0
-    elements = {
-        GATHER: batch * (inputs + outputs),
-        FORWARD: batch * outputs,
-        JOIN: batch * outputs * (1 + parts),
-        LOSS: batch * outputs * FORMULA,
-        BACKWARD: batch * inputs,
-        JOIN_BACKWARD: batch * inputs * (1 + parts),
-        UPDATE: inputs * outputs + batch * outputs,
-    }
-    return flops / rates.flops + elements.get(i[OP], 0) / rates.elements
-
-
-def _largest_share(i: list[int], batch: int, workers: int) -> float:
-    """Of an instruction's work, that of the worker which has most."""
-    extent = {OUT: i[OUTPUTS], IN: i[INPUTS], ROWS: batch}[i[PARTITION]]
+def _seconds_of_one(i: list[int], batch: int, workers: int, rates: Rates) -> float:
+    """What an instruction takes the worker that has the largest share of it."""
+    inputs, outputs, parts = i[INPUTS], i[OUTPUTS], 1 + i[PARTS]
+    extent = {OUT: outputs, IN: inputs, ROWS: batch}[i[PARTITION]]
     units = -(-extent // (1 if i[PARTITION] == ROWS else i[MULTIPLE])) or 1
-    return -(-units // workers) / units
+    share = -(-units // workers) / units
+    flops = 2.0 * batch * inputs * outputs if i[OP] in (FORWARD, BACKWARD, UPDATE) else 0.0
+    rows, columns = {
+        GATHER: (2 * batch, (inputs + outputs) / 2),
+        FORWARD: (batch, outputs),
+        JOIN: (batch * parts, outputs),
+        LOSS: (FORMULA * batch, outputs),
+        BACKWARD: (batch, inputs),
+        JOIN_BACKWARD: (batch * parts, inputs),
+        UPDATE: (inputs + batch, outputs),
+    }.get(i[OP], (0, 0))
+    by_columns = i[PARTITION] == OUT or (i[PARTITION] == IN and i[OP] != UPDATE)
+    elements = rows * columns * share + rows * ROW * (1 if by_columns else share)
+    return flops * share / rates.flops + elements / rates.elements
 
 
 def _fetched(network: Network, batch: int, plan: Plan) -> float:

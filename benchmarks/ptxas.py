@@ -29,7 +29,8 @@ BEGIN, END = "<!-- kernels: begin -->", "<!-- kernels: end -->"
 
 # Those whose tile's size matters, since they multiply.
 BY_TILES = ("one.forward", "one.backward", "one.update")
-NEVER_LAUNCHED = ("backward", "multiply", "meet")  # the products of dense_backward are cuBLASLt's; the CPU's measures
+# The products of dense_backward are cuBLASLt's; the others measure a processor.
+NEVER_LAUNCHED = ("backward", "multiply", "add", "write", "meet")
 RULELESS = ("one.gather", "one.total", "one.copy_out", "advance", "bias_gradient")
 
 

@@ -74,9 +74,9 @@ def add_row(c, a, b, y):
 
 
 @inner_loop
-def add_span(c, a, b, y):
+def add_span(c, a, y):
     for j in range(lane_column(c), y.shape[0], lane_columns(c)):
-        y[j] = a[j] + b[j]
+        y[j] += a[j]
 
 
 @thin

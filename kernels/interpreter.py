@@ -398,7 +398,7 @@ def join(c, i, buffer, data, now):
         for k in range(1, i[PARTS]):
             part = block(matrix(buffer, i[X_AT] + k * i[STRIDE], rows, i[X_LENGTH]), first, j, m, n)
             for r in range(lane_row(c), m, lane_rows(c)):
-                add_span(c, row(sums, r), row(part, r), row(sums, r))
+                add_span(c, row(part, r), row(sums, r))
         sync_lanes(c)
         y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), first, j, m, n)
         saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), first, j, m, n)

@@ -1,8 +1,8 @@
-"""Bodies by which a machine is measured before a plan is chosen: workers multiply, add, and meet."""
+"""Bodies by which a machine is measured before a plan is chosen: workers multiply, add, write, and meet."""
 
 from fusedmlp.kernels.dense import add_span
 from fusedmlp.kernels.sharing import all_tiles, count_tiles, share, tile
-from fusedmlp.kernels.vocabulary import barrier, block, matmul_tile, worker, workers
+from fusedmlp.kernels.vocabulary import barrier, block, matmul_tile, row, vector, worker, workers
 
 
 def multiply(c, a, b, z, times):
@@ -18,9 +18,27 @@ def multiply(c, a, b, z, times):
 
 
 def add(c, a, y, times):
-    """y += a, `times` times over, for rows a and y of one worker."""
+    """y += a, `times` times over; a and y (M, N)."""
     for _ in range(times):
-        add_span(c, y, a, y)
+        for i in range(y.shape[0]):
+            add_span(c, row(a, i), row(y, i))
+
+
+def write(c, a, y, by_columns, turning, multiple, times):
+    """y (M, N) += a (M, N), `times` times over, each worker a share of the columns, or else of the rows: always the
+    same, or where `turning` is 1 and not 0, after each time the next worker's."""
+    rows, columns = y.shape
+    for k in range(times):
+        number = (worker(c) + k * turning) % workers(c)
+        first_row, last_row, first_column, last_column = 0, rows, 0, columns
+        if by_columns:
+            first_column, last_column = share(columns, multiple, number, workers(c))
+        else:
+            first_row, last_row = share(rows, 1, number, workers(c))
+        length = last_column - first_column
+        for i in range(first_row, last_row):
+            add_span(c, vector(row(a, i), first_column, length), vector(row(y, i), first_column, length))
+        barrier(c)
 
 
 def meet(c, times):

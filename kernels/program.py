@@ -559,11 +559,12 @@ class _Composer:
             self.through_activation(layer, dx)
 
     def update_layer(self, layer: int, update: Update, prefix: str) -> None:
-        """Partition ROWS leaves the weights to nobody: their longer side is shared out."""
+        """Partition ROWS leaves the weights to nobody: they are shared out by the rows in which they lie, or where
+        these are too few by columns."""
         inputs, outputs = self.network.sizes[layer : layer + 2]
         partition = self.partitions[layer]
         if partition == ROWS:
-            partition = OUT if outputs >= inputs else IN
+            partition = IN if inputs >= self.geometry.workers * self.geometry.multiple else OUT
         x, dz = self.layout[f"a {layer}"], self.layout[f"d {layer + 1}"]
         given = self.weights(layer, prefix)
         if self.libraries[layer]:

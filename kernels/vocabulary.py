@@ -34,10 +34,9 @@ def thin(body: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inner_loop(body: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a loop over rows of operands of which some may be the same. It is optimized as part of its caller, where
-    the compiler sees which are: by itself it would have to expect that a turn reads what another has written, and
-    compile it without vectors for rows worked on in place. A formula is marked as well if it is so long that its loop
-    would call it, and have no vectors either."""
+    """Marks a loop over a row that becomes part of its caller's machine code, after it was optimized by itself: the
+    thirty words of a call's arguments cost as much as a row of 64 numbers. A formula is marked as well if it is so long
+    that its loop would call it, and have no vectors."""
     body.inner_loop = True  # type: ignore[attr-defined]
     return body
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusedmlp.backends.backend import LINE
 from fusedmlp.backends.plan import Rates
 
 if TYPE_CHECKING:
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 WIDTH, PRODUCTS, MEETINGS = 256, 20, 1000
 ATTEMPTS, ENOUGH, PAUSE = 5, 0.8, 0.1  # s between them; this share of one core's rate for each thread is enough
-LENGTH, SUMS = 4096, 2000  # two rows of so many stay in the first-level cache
+ROWS, COLUMNS, WRITES = 512, 128, 200
+FASTEST = 1e11  # bytes a second between two caches: what is quicker was hidden behind the sums
+SIDE, SUMS = 64, 500  # two such matrices fill the first-level cache, and their rows are as short as a small layer's
 _FLOAT32 = np.dtype(np.float32)
 
 
@@ -74,31 +77,39 @@ def _undisturbed(backend: "CpuBackend") -> Rates:
 
 
 def measure(backend: "CpuBackend") -> Rates:
-    """Products of 256 x 256 x 256 on one thread, and on all by rows; sums of rows; barriers in a row; a call that does
-    nothing; a copy of 16 MiB, which passes through the last cache as one core's output does on its way to another."""
+    """Products of 256 x 256 x 256 on one thread, and on all by rows; sums of matrices on one, and on all by rows, by
+    columns, and by rows that change hands; barriers in a row; a call that does nothing."""
     threads = backend.threads
-    a, b, z = (np.ones((WIDTH, WIDTH), np.float32) for _ in range(3))
+    a, b, z = _zeros(backend, 3, WIDTH, WIDTH)
+    small, large = _zeros(backend, 2, SIDE, SIDE), _zeros(backend, 2, ROWS, COLUMNS)
 
     def seconds(workers: int, body: str, *arguments: Any) -> float:
         return _best(lambda: backend.launch(body, _FLOAT32, workers, *arguments))
+
+    def writing(matrices: np.ndarray, by_columns: bool, turning: int) -> float:
+        return seconds(threads, "write", *matrices, by_columns, turning, LINE // matrices.itemsize, WRITES) / WRITES
 
     handover = seconds(threads, "meet", 0)
     barrier = max(1e-7, (seconds(threads, "meet", MEETINGS) - handover) / MEETINGS)
     alone = seconds(1, "multiply", a, b, z, PRODUCTS) / PRODUCTS
     together = max(1e-9, seconds(threads, "multiply", a, b, z, PRODUCTS) - handover) / PRODUCTS
-    rows = np.zeros((2, LENGTH), np.float32)
-    adding = seconds(1, "add", *rows, SUMS) / SUMS
-    source = np.ones(4 << 20, np.float32)
-    target = np.empty_like(source)
-    copy = _best(lambda: np.copyto(target, source))
+    handed_on = small[0].nbytes / threads
     return Rates(
         flops=2.0 * WIDTH**3 / alone,
-        elements=LENGTH / adding,
+        elements=SIDE**2 / (seconds(1, "add", *small, SUMS) / SUMS),
         scaling=min(alone / together, threads),
+        seam=max(0.0, writing(large, True, 0) - writing(large, False, 0)) / ROWS,
         barrier=barrier,
         handover=handover,
-        transfer=source.nbytes / copy,
+        transfer=min(FASTEST, handed_on / max(1e-9, writing(small, False, 1) - writing(small, False, 0))),
     )
+
+
+def _zeros(backend: "CpuBackend", *shape: int) -> np.ndarray:
+    """As aligned as the matrices of a training."""
+    made = backend.memory.aligned(int(np.prod(shape)), _FLOAT32)
+    made[:] = 0
+    return made.reshape(shape)
 
 
 def _best(call: Callable[[], Any]) -> float:

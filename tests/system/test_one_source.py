@@ -59,8 +59,8 @@ MUTATIONS = {
     ),
     "adam": (
         "optimizers.py",
-        "(1.0 - beta2**t) ** 0.5",
-        "(1.0 - beta2**t) ** 0.51",
+        "(1.0 - beta2**t) ** -0.5",
+        "(1.0 - beta2**t) ** -0.51",
         ADAM,
         ("test_loss", "test_optimizer"),
     ),
