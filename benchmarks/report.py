@@ -93,6 +93,25 @@ def training_table(results: Results) -> str:
     return table(head, rows)
 
 
+def limits_table(results: Results) -> str:
+    """A line for each case and optimizer: which share of the FMA rate ours and the best peer reach, and how many times
+    that peer's speed the rate would allow, if nothing but the products took time."""
+    rows = []
+    for work in results["cases"]:
+        ours = best(rows_of(results, work["case"], work["optimizer"], "ours"))
+        peer = leader(results, work["case"], work["optimizer"])
+        if work["case"] in SWEPT or ours is None or peer is None:
+            continue
+        floor, (taken, peers) = work["compute_floor"], (row["seconds"]["p50"] for row in (ours, peer))
+        shares = [f"{100 * floor / seconds:.0f} %" for seconds in (taken, peers)]
+        whose = f"{TITLES[peer['peer']]} {peer['mode']}"
+        goal = "" if work["to_reach"] is None else f"{work['to_reach']:.2f}"
+        cells = [work["case"], work["optimizer"], microseconds(floor), *shares, whose, f"{peers / floor:.2f}", goal]
+        rows.append(cells)
+    head = ["case", "optimizer", "floor, µs", "ours", "best peer", "who", "ratio at the floor", "to reach"]
+    return table(head, rows)
+
+
 def inference_table(results: Results) -> str:
     """A line for each network and number of rows: µs a call, and the best peer's over ours."""
     rows = []
@@ -220,8 +239,14 @@ def races(results: Results) -> list[str]:
 
 
 def properties(results: Results) -> list[str]:
-    """What a run showed beside the races: threads, growth, subnormals, sharing, memory."""
+    """What a run showed beside the races: limits, threads, growth, subnormals, sharing, memory."""
     parts = []
+    if any(work["case"] not in SWEPT for work in results["cases"]):
+        parts += [
+            "How much of the FMA rate a training reaches, counted in the products alone, and the ratio to the best peer "
+            "of one that reached it: more is not possible.",
+            limits_table(results),
+        ]
     if results.get("comparisons"):
         parts += [
             "Two runs of the same library took turns; ratios are of neighbouring turns, with their 20th and 80th "
