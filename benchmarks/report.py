@@ -243,8 +243,8 @@ def properties(results: Results) -> list[str]:
     parts = []
     if any(work["case"] not in SWEPT for work in results["cases"]):
         parts += [
-            "How much of the FMA rate a training reaches, counted in the products alone, and the ratio to the best peer "
-            "of one that reached it: more is not possible.",
+            "How much of the FMA rate a training reaches, counted in the products alone, and the ratio to the best "
+            "peer of one that reached it: more is not possible.",
             limits_table(results),
         ]
     if results.get("comparisons"):
