@@ -10,7 +10,7 @@ from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels.program import Program
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Call:
     """What `run` of kernels/interpreter.py takes after its context, and what a backend needs to run it in another way.
 
@@ -19,8 +19,6 @@ class Call:
     guarded    whether a loss that is not finite stops the call
     precision  of products that are left to a library: "" or the dtype's name, or for float32 "tf32" or "bf16"
     repeated   whether more such calls follow, over the same arrays
-
-    One that is kept serves again, with another `x` and `result` of the same shapes.
     """
 
     program: Program

@@ -6,7 +6,7 @@ twentieth), between which progress, callbacks and Ctrl-C live. How a call is run
 
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -58,6 +58,15 @@ class _Wanted:
     update: Update | None = None
 
 
+@dataclass(frozen=True)
+class _Prediction:
+    """ask(x, result) predicts for as many rows as before, while this program is entered in this buffer."""
+
+    program: Program
+    buffer: Array
+    ask: Callable[[Array, Array], None]
+
+
 class Executor:
     """Holds the parameters in one buffer of the compute dtype and runs programs over it.
 
@@ -73,7 +82,7 @@ class Executor:
         self._given_plan, self._precision = plan, precision
         self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
         self._programs: dict[Any, tuple[Program, Array]] = {}  # with its table in the backend's memory
-        self._predictions: dict[Any, Call] = {}  # those of a single step
+        self._predictions: dict[Any, _Prediction] = {}  # those of a single step
         self._kept: dict[str, Array] = {}  # what calls use one after the other, so that it stays where it is
         self._feed: tuple[Data, int, Feed] | None = None  # of the last epoch, behind its data and batch
         self._room = 1  # steps that scalars and losses have room for
@@ -130,23 +139,20 @@ class Executor:
         if not rows:
             return result
         asked = rows, batch_size, logits, plan, backend.threads
-        call = self._predictions.get(asked)
-        if call is not None and call.program is self._entered and call.buffer is self._buffer:
-            call.x, call.result = x, result
-            self._run(call)
-        else:
-            call = self._predict(x, result, batch_size, logits, plan)
-            if call is None:
-                return result
+        known = self._predictions.get(asked)
+        if known is not None and known.program is self._entered and known.buffer is self._buffer:
+            known.ask(x, result)
+            return result
+        call = self._predict(x, result, batch_size, logits, plan)
+        if call is not None:
             if len(self._predictions) >= PROGRAMS:
                 self._predictions.clear()
-            self._predictions[asked] = call
-        call.x = call.result = None  # the caller's
+            self._predictions[asked] = _Prediction(call.program, call.buffer, backend.again(call))
         return result
 
     def _predict(self, x: Array, result: Array, batch_size: int | None, logits: bool, plan: Plan | None) -> Call | None:
-        """Writes `result`. Gives the call by which other rows, as many, can be asked for again: one whose single step
-        takes them where they lie."""
+        """Writes `result`. Gives the call that serves again for other rows, as many: one whose single step takes them
+        where they lie."""
         network = self.network
         if logits:
             network = replace(network, activations=(*network.activations[:-1], identity))
@@ -175,8 +181,9 @@ class Executor:
 
     def apply(self, gradients: Mapping[str, Array], optimizer: Hyperparameters) -> None:
         """One optimizer step by the gradients given, one for each parameter."""
-        state, plan = self._state(optimizer), self.backend.step_plan(self.network)
-        run = self._enter(_Wanted(self.network, plan, 1, update=state.rule))
+        plan = self.backend.step_plan(self.network)
+        wanted = _Wanted(self.network, plan, 1, update=optimizer.update_rule())
+        state, run = self._state(optimizer, wanted), self._enter(wanted)
         for name, value in gradients.items():
             self._write(run[0].gradients[name], name, value)
         nothing = Data(np.zeros((1, self.network.sizes[0]), self.dtype))
@@ -203,9 +210,10 @@ class Executor:
         raises   NonFinite where a step's loss is not finite, the parameters being those before that step; or the
                  exception that reached the caller (Ctrl-C), after the yield of what was finished
         """
-        state, batch = self._state(optimizer), min(batch_size, len(order))
+        batch = min(batch_size, len(order))
         plan = self.plan(batch)
-        wanted = _Wanted(self.network, plan, batch, loss, state.rule)
+        wanted = _Wanted(self.network, plan, batch, loss, optimizer.update_rule())
+        state = self._state(optimizer, wanted)
         self._room = max(self._room, min(_power_of_two(len(factors)), ROOM))
         with closing(self._feed_of(data, batch).begin(order)) as feed:
             for first, last in self._calls((batch, loss, state.rule), len(factors), feed.longest):
@@ -303,11 +311,11 @@ class Executor:
         if key not in self._programs:
             if len(self._programs) >= PROGRAMS:
                 self._programs.clear()
-            made = self._composed(wanted)
+            made = self._composed(wanted, self._slots)
             self._programs[key] = made, self._memory.to_device(made.table)
         return self._programs[key]
 
-    def _composed(self, wanted: _Wanted) -> Program:
+    def _composed(self, wanted: _Wanted, slots: int) -> Program:
         plan = wanted.plan
         return program(
             wanted.network,
@@ -317,7 +325,7 @@ class Executor:
             libraries=plan.libraries(),
             loss=wanted.loss,
             update=wanted.update,
-            slots=self._slots,
+            slots=slots,
         )
 
     @property
@@ -328,16 +336,19 @@ class Executor:
     def _enter(self, wanted: _Wanted) -> tuple[Program, Array]:
         """The program, for which there is now room behind what the buffer carries, and its table."""
         run, table = self._program(wanted)
-        try:
-            self._grow(run.layout.length)
-        except OutOfMemory as error:
-            raise OutOfMemory(error.asked, error.free, self._fitting(error.free, wanted)) from None
+        self._make_room(run, wanted, self._slots)
         if run is not self._entered:
             self._entered = None
             for at, value in run.constants.items():
                 self._buffer[at] = value
             self._entered = run
         return run, table
+
+    def _make_room(self, run: Program, wanted: _Wanted, slots: int) -> None:
+        try:
+            self._grow(run.layout.length)
+        except OutOfMemory as error:
+            raise OutOfMemory(error.asked, error.free, self._fitting(error.free, wanted, slots)) from None
 
     def _grow(self, length: int) -> None:
         if len(self._buffer) < length:
@@ -348,12 +359,12 @@ class Executor:
             self._buffer = larger
             self._forget()  # what reads the old one
 
-    def _fitting(self, free: int, wanted: _Wanted) -> int:
+    def _fitting(self, free: int, wanted: _Wanted, slots: int) -> int:
         """The largest batch below the one wanted whose buffer has room in `free` bytes; 0 if none has."""
         room, batch = free // self.dtype.itemsize, wanted.batch
 
         def length(rows: int) -> int:
-            return self._composed(replace(wanted, batch=rows)).layout.length
+            return self._composed(replace(wanted, batch=rows), slots).layout.length
 
         if batch == 1 or length(1) > room:
             return 0
@@ -368,9 +379,10 @@ class Executor:
     def _carried(self) -> int:
         return self._front * (1 + self._slots)
 
-    def _state(self, optimizer: Hyperparameters) -> _OptimizerState:
-        """The optimizer's state for this network, its slots now in the buffer. Optimizers are told apart by identity:
-        each object has a state of its own."""
+    def _state(self, optimizer: Hyperparameters, wanted: _Wanted) -> _OptimizerState:
+        """The optimizer's state for this network, its slots now in the buffer, with room behind them for what is wanted
+        next: the buffer grows once, as the old one lies beside the new one while it does. Optimizers are told apart by
+        identity: each object has a state of its own."""
         self._states = [known for known in self._states if known.optimizer() is not None]
         state = next((known for known in self._states if known.optimizer() is optimizer), None)
         if state is None:
@@ -381,8 +393,8 @@ class Executor:
                 self._current.slots = self._memory.copied(self._buffer[self._front : self._carried()])
             self._current = None  # should an exception come now, no slots are taken for another's
             self._entered = None  # its constants may lie where slots come
-            length = self._front * (1 + state.rule.slots)
-            self._grow(length)
+            length, slots = self._front * (1 + state.rule.slots), state.rule.slots
+            self._make_room(self._composed(wanted, slots), wanted, slots)
             self._buffer[self._front : length] = 0 if state.slots is None else state.slots
             self._current = state
             state.slots = None

@@ -108,6 +108,11 @@ class Geometry:
     def padded(self, extent: int) -> int:
         return -(-extent // self.alignment) * self.alignment
 
+    def narrow(self, extent: int) -> int:
+        """As far as `padded` for what fills a line of cache; below that the next power of two, so that no row lies in
+        two lines."""
+        return min(1 << (extent - 1).bit_length(), self.alignment) if extent < self.alignment else self.padded(extent)
+
 
 @dataclass(frozen=True)
 class Block:
@@ -133,8 +138,9 @@ class Layout:
     blocks: dict[str, Block] = field(default_factory=dict)
     length: int = 0
 
-    def add(self, name: str, rows: int, columns: int) -> Block:
-        made = Block(name, self.length, rows, columns, self.geometry.padded(columns))
+    def add(self, name: str, rows: int, columns: int, length: int = 0) -> Block:
+        """In rows of `length`, or of whole lines of cache."""
+        made = Block(name, self.length, rows, columns, length or self.geometry.padded(columns))
         self.blocks[name] = made
         self.length += self.geometry.padded(made.extent)
         return made
@@ -309,7 +315,9 @@ class _Composer:
         return Program(self.write.table(), self.layout, parameters, gradients, self.constants, carried, self.batch)
 
     def add_parameter(self, name: str, shape: tuple[int, ...]) -> Block:
-        return self.layout.add(name, *reversed(shape)) if len(shape) == 2 else self.layout.add(name, 1, *shape)
+        """A weight has a row for each input: of a few outputs, as of one, whole lines would be mostly empty."""
+        rows, columns = reversed(shape) if len(shape) == 2 else (1, *shape)
+        return self.layout.add(name, rows, columns, self.geometry.narrow(columns))
 
     def add_constants(self, parameters: tuple[tuple[str, float], ...]) -> int:
         made = self.layout.add(f"constants {len(self.constants)}", 1, PARAMETERS)
