@@ -185,6 +185,10 @@ def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None)
 # Passes over a layer's weights in a step: that which writes them, and those that read them and cost less.
 PASSES = 1.5
 
+# What passes between cores may cost so many times what was measured: on a virtual machine they were next to each other
+# then, and at other times are not. 64-64-10 by two workers took 9 us a step, or 26; by one it takes 11.
+FARTHER = 6
+
 # What a row counts for beside its elements, for the calls and views that it takes; and an element with a formula of
 # some length, as losses have.
 ROW, FORMULA = 192, 10
@@ -210,7 +214,8 @@ def predicted_seconds(network: Network, batch: int, plan: Plan, threads: int, ra
     barriers = int((table[:, BARRIER] > 0).sum())
     fetched = 4.0 * _fetched(network, batch, plan)
     seams = sum(inputs for inputs, partition in zip(network.sizes, plan.partitions, strict=False) if partition == "out")
-    return busy * slowdown + barriers * rates.barrier + fetched / rates.transfer + PASSES * seams * rates.seam
+    passed_on = barriers * rates.barrier + fetched / rates.transfer + PASSES * seams * rates.seam
+    return busy * slowdown + FARTHER * passed_on
 
 
 def _seconds_of_one(i: list[int], batch: int, workers: int, rates: Rates) -> float:
