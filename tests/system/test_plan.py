@@ -24,7 +24,9 @@ def test_little_work_stays_on_one_worker(given, batch):
     assert choose_plan(given, batch, 2, MACHINE) == serial_plan(given)
 
 
-@pytest.mark.parametrize("given, batch", [(network(256, 256, 10), 128), (MNIST, 64), (network(784, 1024, 1024, 10), 512)])
+@pytest.mark.parametrize(
+    "given, batch", [(network(256, 256, 10), 128), (MNIST, 64), (network(784, 1024, 1024, 10), 512)]
+)
 def test_more_work_is_shared(given, batch):
     assert choose_plan(given, batch, 2, MACHINE).workers == 2
 
