@@ -231,6 +231,7 @@ class Executor:
     def rest(self) -> None:
         """Frees what was kept for another epoch over the same data, the data's copies on a device among it."""
         self._kept.clear()
+        self._predictions.clear()
         self._feed = None
         self._forget()
 
@@ -352,6 +353,7 @@ class Executor:
 
     def _grow(self, length: int) -> None:
         if len(self._buffer) < length:
+            self._predictions.clear()  # which hold the old one
             larger = self._memory.aligned(length, self.dtype)
             self._entered = None
             carried = self._carried()

@@ -189,18 +189,19 @@ PASSES = 1.5
 # then, and at other times are not. 64-64-10 by two workers took 9 us a step, or 26; by one it takes 11.
 FARTHER = 6
 
-# What a row counts for beside its elements, for the calls and views that it takes; and an element with a formula of
-# some length, as losses have.
-ROW, FORMULA = 192, 10
+# How many elements a row counts for beside its own, for the calls and views that it takes; and how many such rows a
+# row of a loss, which several loops run over.
+ROW, LOOPS = 192, 10
 
 
 def predicted_seconds(network: Network, batch: int, plan: Plan, threads: int, rates: Rates) -> float:
     """Seconds of one training step by a plan: what its program multiplies, and works on element by element, at the
     measured rates over the workers; its barriers; and what a worker must fetch from another's cache. `rates` are those
     of so many threads."""
+    geometry = Geometry(alignment=16, workers=plan.workers)
     table = program(
         network,
-        Geometry(alignment=16, workers=plan.workers),
+        geometry,
         batch=batch,
         partitions=plan.codes(),
         loss=losses.mse,
@@ -213,9 +214,10 @@ def predicted_seconds(network: Network, batch: int, plan: Plan, threads: int, ra
     slowdown = plan.workers / (1.0 + help_of_one * (plan.workers - 1))
     barriers = int((table[:, BARRIER] > 0).sum())
     fetched = 4.0 * _fetched(network, batch, plan)
-    seams = sum(inputs for inputs, partition in zip(network.sizes, plan.partitions, strict=False) if partition == "out")
-    passed_on = barriers * rates.barrier + fetched / rates.transfer + PASSES * seams * rates.seam
-    return busy * slowdown + FARTHER * passed_on
+    layers = zip(pairwise(network.sizes), plan.partitions, strict=True)
+    seams = sum(i for (i, o), partition in layers if partition == "out" and o > geometry.multiple)
+    passed_on = barriers * rates.barrier + fetched / rates.transfer
+    return busy * slowdown + FARTHER * passed_on + PASSES * seams * rates.seam
 
 
 def _seconds_of_one(i: list[int], batch: int, workers: int, rates: Rates) -> float:
@@ -229,7 +231,7 @@ def _seconds_of_one(i: list[int], batch: int, workers: int, rates: Rates) -> flo
         GATHER: (2 * batch, (inputs + outputs) / 2),
         FORWARD: (batch, outputs),
         JOIN: (batch * parts, outputs),
-        LOSS: (FORMULA * batch, outputs),
+        LOSS: (LOOPS * batch, outputs),
         BACKWARD: (batch, inputs),
         JOIN_BACKWARD: (batch * parts, inputs),
         UPDATE: (inputs + batch, outputs),

@@ -1,4 +1,4 @@
-"""The bodies of a loss over the rows of a batch: value and gradient in one pass.
+"""The bodies of a loss over the rows of a batch: value and gradient together.
 
 Shapes: prediction or logits a (B, C), truth (B, C) or class indices (B,), gradient (B, C), losses (B, 1) for each
 row's loss or (B, C) for each element's, weights (B,) or empty for ones.

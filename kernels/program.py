@@ -95,8 +95,9 @@ class Network:
 
 @dataclass(frozen=True)
 class Geometry:
-    """What a backend says of its memory, in elements: the `alignment` to which rows and blocks are padded, and the
-    `multiple` in which columns are shared out; and the number of `workers`."""
+    """What a backend says of its memory, in elements: the `alignment` to which blocks are padded, and rows but for
+    those of a few weights (`row_length`); the `multiple` in which columns are shared out. And how many `workers`
+    there are."""
 
     alignment: int
     workers: int
@@ -108,9 +109,9 @@ class Geometry:
     def padded(self, extent: int) -> int:
         return -(-extent // self.alignment) * self.alignment
 
-    def narrow(self, extent: int) -> int:
-        """As far as `padded` for what fills a line of cache; below that the next power of two, so that no row lies in
-        two lines."""
+    def row_length(self, extent: int) -> int:
+        """Of weights: as far as `padded` for what fills a line of cache; below that the next power of two, so that no
+        row lies in two lines."""
         return min(1 << (extent - 1).bit_length(), self.alignment) if extent < self.alignment else self.padded(extent)
 
 
@@ -317,7 +318,7 @@ class _Composer:
     def add_parameter(self, name: str, shape: tuple[int, ...]) -> Block:
         """A weight has a row for each input: of a few outputs, as of one, whole lines would be mostly empty."""
         rows, columns = reversed(shape) if len(shape) == 2 else (1, *shape)
-        return self.layout.add(name, rows, columns, self.geometry.narrow(columns))
+        return self.layout.add(name, rows, columns, self.geometry.row_length(columns))
 
     def add_constants(self, parameters: tuple[tuple[str, float], ...]) -> int:
         made = self.layout.add(f"constants {len(self.constants)}", 1, PARAMETERS)

@@ -239,7 +239,8 @@ def row(a, i):
 @word
 def in_place(c, z, y):
     """The row z, or where the backend works faster on a single one, the row y with the numbers of z: for a loop that
-    reads element j of the result and then writes y[j]. y is as long as z, and z itself or apart from it."""
+    reads element j of the result and then writes y[j]. y is as long as z, and z itself or apart from it; what else the
+    loop reads is apart from y, unless y is z."""
 
 
 @word

@@ -20,14 +20,14 @@ class Turn:
         self._last = memory.moment()  # when the last call's work is done
         self._lock = threading.Lock()
         self._lent_to: int | None = None  # the thread whose callbacks may use the model within its call
-        self._borrowed = False  # whether one of these callbacks does
+        self._depth = 0  # calls within one another, by such callbacks
 
     def __enter__(self) -> None:
         borrowed = self._lent_to == threading.get_ident()
         if not borrowed and not self._lock.acquire(blocking=False):
             raise RuntimeError("this model is in a call already: wait for its end, or use a model for each thread")
         self._lent_to = None
-        self._borrowed = borrowed
+        self._depth += 1
         try:
             self._memory.wait_for(self._last)
         except BaseException:
@@ -41,8 +41,8 @@ class Turn:
             self._leave()
 
     def _leave(self) -> None:
-        if self._borrowed:
-            self._borrowed = False
+        self._depth -= 1
+        if self._depth:
             self._lent_to = threading.get_ident()
         else:
             self._lock.release()

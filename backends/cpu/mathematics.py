@@ -9,8 +9,8 @@ Reductions of the argument are those of Cody and Waite (Software Manual for the 
 log1p are those of fdlibm. The polynomials are minimax ones of our own, made and checked by tests/system/minimax.py;
 beside each stands the greatest relative error that it leaves in its function, in units of the roundoff.
 
-Intel's SVML is no faster: on 4,096 numbers in float32 its versions of 1 ulp take 0.9 (exp), 1.3 (expm1), 0.8 (log), 1.0
-(log1p), 1.5 (tanh) and 2.1 (erf) times as long (x86-64 with AVX-512, one core), and llvmlite's wheels do not bind it.
+Beside Intel's SVML, NumPy and others they stand in docs/design.md: SVML is up to a fifth faster for exp and log, slower
+for tanh and erf, and llvmlite's wheels do not bind it.
 """
 
 import math

@@ -271,8 +271,8 @@ _INNER = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no
 
 @njit(**_INNER)
 def pack(like, b, b_row, transposed, terms, columns, panel):
-    """So many terms and columns of op(b), from address b on, side by side in the panel. Its rows are filled up to whole
-    vectors, and where b is transposed its columns too, by numbers of no meaning."""
+    """So many terms and columns of op(b), from address b on, side by side in the panel. Its rows have room for whole
+    vectors, and where b is transposed its columns too; what lies there has no meaning."""
     _, _, lanes, size = geometry(like)
     panel_row = (columns + lanes - 1) // lanes * lanes * size
     if transposed:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from fusedmlp.backends.cpu.backend import CpuBackend
 
 WIDTH, PRODUCTS, MEETINGS = 256, 20, 1000
-ATTEMPTS, ENOUGH, PAUSE = 5, 0.8, 0.1  # s between them; this share of one core's rate for each thread is enough
+ATTEMPTS, PAUSE = 5, 0.1  # measurements at most, and seconds between them
+ENOUGH = 0.8  # the share of one core's rate that each thread must add to end them
 ROWS, COLUMNS, WRITES = 512, 128, 200
 FASTEST = 1e11  # bytes a second between two caches: what is quicker was hidden behind the sums
 SIDE, SUMS = 64, 500  # two such matrices fill the first-level cache, and their rows are as short as a small layer's

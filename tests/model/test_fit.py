@@ -212,6 +212,30 @@ def test_callbacks(make, x, y):
     assert same(model, other)
 
 
+def test_a_training_within_a_callback(make, x, y):
+    """Its own callbacks use the model; when it is done the outer callback may still, and other threads may not."""
+    model, refused = make(), []
+
+    def elsewhere():
+        with pytest.raises(RuntimeError, match="in a call already"):
+            model(x)
+        refused.append(True)
+
+    def inner(model, history):
+        model(x)
+
+    def outer(model, history):
+        model.fit(x, y, epochs=1, callbacks=[inner], **OPTIONS)
+        other = threading.Thread(target=elsewhere)
+        other.start()
+        other.join()
+        model(x)
+
+    model.fit(x, y, epochs=2, callbacks=[outer], **OPTIONS)
+    assert refused == [True, True]
+    assert model(x).shape == (ROWS, 3)
+
+
 def test_an_exception_in_a_callback(make, x, y):
     """It goes through, with the model after that epoch, ready for the next."""
 

@@ -242,6 +242,18 @@ def test_plan_is_the_one_that_fit_trains_with(backend, monkeypatch, rng):
     assert f"\nbatches of 20: {model.plan(20)}" in model.describe(), "no batch has more rows than there are"
 
 
+def test_no_outgrown_buffer_is_kept(backend, rng):
+    """A prediction is kept for the next of as many rows, and with it a buffer; not once that is too small."""
+    model = fm.MLP([6, 5, 2], backend=backend)
+    x, y = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(40, 2)).astype(np.float32)
+    model(x[:1])
+    first = weakref.ref(model._executor._buffer)
+    model.fit(x, y, loss="mse", optimizer="adam", epochs=1, progress=False)
+    assert first() is None
+    model(x[:1])
+    assert model(x[:1]).shape == (1, 2)
+
+
 def test_plan_given_is_the_plan():
     given = Plan(2, ("out", "in"))
     assert fm.MLP(SIZES, backend="cpu", plan=given).plan(7) is given

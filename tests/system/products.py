@@ -52,6 +52,9 @@ def main():
             check(load, scratch, rng, (tile.rows + 1, wide + 1, inner), form, accumulate)
         for inner, form in itertools.product((product.INNER, product.INNER + 1, 2 * product.INNER + 5), FORMS):
             check(load, scratch, rng, (2 * tile.rows + 3, wide + lanes + 1, inner), form, True, 3)
+        page = product.COLLIDING // dtype.itemsize  # numbers from row to row of an operand whose rows collide
+        for rows, accumulate in itertools.product((product.WORTH_PACKING - 1, product.WORTH_PACKING), (False, True)):
+            check(load, scratch, rng, (rows, page, product.INNER + 1), (False, False), accumulate)
     print(f"exact in vectors of {tile.bits} bits")
 
 

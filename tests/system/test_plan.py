@@ -60,6 +60,15 @@ def test_neither_all_nor_one():
     assert choose_plan(network(4096, 4096, 4096), 4096, 64, many).workers == 64
 
 
+def test_a_layer_of_one_worker_has_no_seams():
+    """Ten columns lie within one share, so nobody else's are beside them."""
+    given, plan = network(512, 10), Plan(2, ("out",))
+    torn = replace(MACHINE, seam=1e-3)
+    assert predicted_seconds(given, 64, plan, 2, torn) == predicted_seconds(given, 64, plan, 2, MACHINE)
+    wider = network(512, 32)
+    assert predicted_seconds(wider, 64, plan, 2, torn) > predicted_seconds(wider, 64, plan, 2, MACHINE)
+
+
 def test_a_plan_must_promise_a_fifth():
     for batch in (2, 4, 8, 16, 32, 64):
         chosen = choose_plan(SMALL, batch, 2, MACHINE)
