@@ -4,7 +4,6 @@ import json
 import os
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,8 @@ def cache_folder() -> Path:
 
 
 def _key(backend: "CpuBackend") -> str:
-    return f"{backend.describe()}, {os.cpu_count()} processors, fusedmlp {version('fusedmlp')}"
+    """Whatever a rate depends on: the processor, how many there are, and the bodies that measure it."""
+    return f"{backend.describe()}, {os.cpu_count()} processors, sources {backend.sources}"
 
 
 def _kept() -> dict[str, Any]:

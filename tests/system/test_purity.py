@@ -73,6 +73,13 @@ def test_imports_point_one_way(package):
         assert foreign(package, source.read_text(), source.name) == [], source
 
 
+def test_nothing_asks_what_is_installed():
+    """A clone that nobody installed works, and has no metadata."""
+    for package in ("kernels", "backends", "model", "fusedmlp"):
+        for source in sources(package):
+            assert "importlib.metadata" not in imported(source.read_text()), source
+
+
 def test_only_backends_import_a_compiler():
     for package in ("kernels", "model", "fusedmlp"):
         for source in sources(package):
