@@ -15,7 +15,7 @@ from typing import Any, Literal
 from fusedmlp.kernels.activations import sigmoid_value
 from fusedmlp.kernels.records import Parametrized, find
 from fusedmlp.kernels.summation import row_exponentials, row_greatest, row_total
-from fusedmlp.kernels.vocabulary import const, exp, lane, lanes, log, log1p
+from fusedmlp.kernels.vocabulary import const, exp, inner_loop, lane, lanes, log, log1p
 
 NAN = float("nan")
 
@@ -123,6 +123,7 @@ def cross_entropy_probabilities(c, z, t, gradient, factor):
     return below + mass * log(s)
 
 
+@inner_loop
 def cross_entropy_indices(c, z, k, gradient, factor):
     """The same for a class index k: the row t is 1 at k and 0 elsewhere, and H = log(s) + m - z[k].
     An index outside the row gives NaN, loss and gradient, and reads nothing."""
