@@ -51,25 +51,29 @@ class State:
 class Backend:
     """One way to run the kernels. Every kernel takes and returns arrays of the caller's library.
 
-    name          by which `get_backend` finds it
-    memory        where its arrays live
-    call_seconds  about how long one call of a training or a prediction runs: what lies between calls waits for it
-    multiple_bytes  of a row, in which columns are shared out, so that no two workers write one line of cache
-    panel         bytes of scratch in which dense_backward keeps rows of dz
-    predict_rows  rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
-    launches      the ways of a plan (backends/plan.py) in which it can run a call
-    most_workers  that a plan may ask for; None: any number
-    precisions    of products of float32 arrays, beside their own
+    name             by which `get_backend` finds it
+    memory           where its arrays live
+    call_seconds     about how long one call of a training or a prediction runs: what lies between calls waits for it
+    multiple_bytes   of a row, in which columns are shared out, so that no two workers write one line of cache
+    colliding_bytes  of which no distance of a program's rows is a multiple, for the sake of a cache's sets; 0: of any
+    panel            bytes of scratch in which dense_backward keeps rows of dz
+    predict_rows     rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
+    launches         the ways of a plan (backends/plan.py) in which it can run a call
+    most_workers     that a plan may ask for; None: any number
+    in_place         whether steps over rows in their order read them where they lie
+    precisions       of products of float32 arrays, beside their own
     """
 
     name = ""
     call_seconds = 0.2
     multiple_bytes = LINE
+    colliding_bytes = 0
     panel = 1 << 20
     predict_rows = 256
     launches: tuple[str, ...] = ("steps",)
     precisions: tuple[str, ...] = ()
     most_workers: int | None = None
+    in_place = True
     threads = 1  # the most workers of a call
 
     def __init__(self, memory: Memory | None = None) -> None:
@@ -590,7 +594,8 @@ class Backend:
 
     def geometry(self, dtype: np.dtype, plan: Plan) -> program.Geometry:
         """How programs for a plan are laid out in the backend's memory."""
-        return program.Geometry(line_of(dtype), plan.workers, self.multiple_bytes // dtype.itemsize)
+        multiple, colliding = (size // dtype.itemsize for size in (self.multiple_bytes, self.colliding_bytes))
+        return program.Geometry(line_of(dtype), plan.workers, multiple, colliding)
 
     def plan(self, network: program.Network, dtype: np.dtype, batch: int, precision: str = "") -> Plan:
         """How training steps of `batch` rows are shared out among workers. `precision` is that of products which a

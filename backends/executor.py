@@ -49,13 +49,14 @@ class _OptimizerState:
 @dataclass(frozen=True)
 class _Wanted:
     """What a program is for: training steps by a loss and an update rule, gradients without the rule, the rule's step
-    without the loss, outputs with neither."""
+    without the loss, outputs with neither; over rows `in_order`, or in any."""
 
     network: Network
     plan: Plan
     batch: int
     loss: Loss | None = None
     update: Update | None = None
+    in_order: bool = True
 
 
 @dataclass(frozen=True)
@@ -202,17 +203,19 @@ class Executor:
         optimizer: Hyperparameters,
         batch_size: int,
         factors: np.ndarray,
+        in_order: bool = False,
     ) -> Iterator[np.ndarray]:
         """One epoch: steps over the rows of `order`, `batch_size` at a time, the last batch as short as it comes.
 
-        factors  float64 (steps,): what each row's loss and gradient of a step are multiplied by
-        yields   float64 losses of the steps that each call finished
-        raises   NonFinite where a step's loss is not finite, the parameters being those before that step; or the
-                 exception that reached the caller (Ctrl-C), after the yield of what was finished
+        factors   float64 (steps,): what each row's loss and gradient of a step are multiplied by
+        in_order  whether `order` is that of the rows, 0, 1, 2 and so on, which a backend may then read where they lie
+        yields    float64 losses of the steps that each call finished
+        raises    NonFinite where a step's loss is not finite, the parameters being those before that step; or the
+                  exception that reached the caller (Ctrl-C), after the yield of what was finished
         """
         batch = min(batch_size, len(order))
         plan = self.plan(batch)
-        wanted = _Wanted(self.network, plan, batch, loss, optimizer.update_rule())
+        wanted = _Wanted(self.network, plan, batch, loss, optimizer.update_rule(), in_order)
         state = self._state(optimizer, wanted)
         self._room = max(self._room, min(_power_of_two(len(factors)), ROOM))
         with closing(self._feed_of(data, batch).begin(order)) as feed:
@@ -327,6 +330,7 @@ class Executor:
             loss=wanted.loss,
             update=wanted.update,
             slots=slots,
+            in_order=wanted.in_order and self.backend.in_place and not any(plan.libraries()),
         )
 
     @property

@@ -172,7 +172,7 @@ def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None)
     if threads == 1 or rates is None:
         return serial
     shared_out = [("out",) * network.layers, ("rows",) * network.layers]
-    for pair in (("out", "in"), ("in", "out")):
+    for pair in (("out", "in"), ("in", "out"), ("in", "in")):
         pairs = tuple(islice(cycle(pair), network.layers))
         shared_out += [pairs, (*pairs[:-1], "rows"), (pair[0], *("rows",) * (network.layers - 1))]
     numbers = [*(1 << k for k in range(1, (threads - 1).bit_length())), threads]
@@ -186,8 +186,11 @@ def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None)
 PASSES = 1.5
 
 # What passes between cores may cost so many times what was measured: on a virtual machine they were next to each other
-# then, and at other times are not. 64-64-10 by two workers took 9 us a step, or 26; by one it takes 11.
+# then, and at other times are not. 64-64-10 by two workers took 9 us a step, or 26; by one it takes 11. A seam costs
+# still more: 784 rows of 512 weights were multiplied and stepped in 505 us, or in 850 (784-512-256-10, AMD EPYC, 2
+# cores).
 FARTHER = 6
+TORN = 20
 
 # How many elements a row counts for beside its own, for the calls and views that it takes; and how many such rows a
 # row of a loss, which several loops run over.
@@ -217,7 +220,7 @@ def predicted_seconds(network: Network, batch: int, plan: Plan, threads: int, ra
     layers = zip(pairwise(network.sizes), plan.partitions, strict=True)
     seams = sum(i for (i, o), partition in layers if partition == "out" and o > geometry.multiple)
     passed_on = barriers * rates.barrier + fetched / rates.transfer
-    return busy * slowdown + FARTHER * passed_on + PASSES * seams * rates.seam
+    return busy * slowdown + FARTHER * passed_on + TORN * PASSES * seams * rates.seam
 
 
 def _seconds_of_one(i: list[int], batch: int, workers: int, rates: Rates) -> float:
@@ -248,8 +251,9 @@ def _fetched(network: Network, batch: int, plan: Plan) -> float:
         partition, sums = plan.partitions[layer], inputs if layer else 0
         if partition == "out":  # the whole of x, and partial sums of dx, of which the first layer has none
             numbers += batch * (inputs + workers * sums)
-        elif partition == "in":
-            numbers += batch * outputs * workers
+        elif partition == "in":  # columns of an x that was made by rows, but by columns in a pair; dz, and partial sums
+            by_rows = inputs if plan.partitions[layer - 1] != "out" or not layer else 0
+            numbers += batch * (by_rows + outputs + workers * outputs)
         else:
             numbers += 2 * inputs * outputs + batch * (inputs + outputs)
     return numbers * (workers - 1) / workers

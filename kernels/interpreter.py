@@ -114,7 +114,7 @@ def run(
     buffer          the compute dtype, one-dimensional: parameters, state, work space
     x               (N, I); truth (N, O) or (0, O); sample_weights (N,) or (0,): the compute dtype
     labels          class indices, int64 (N,) or (0,); batch_labels: room for a batch of them
-    order           int64 (N,)
+    order           int64 (N,); of a program in order nothing but its length counts
     scalars         the compute dtype (steps, optimizers.SCALARS + 1): the optimizer's, then the loss's factor
     losses          float64 (steps,), written: each step's loss
     result          (N, O) or (0, O), written where the program says RESULT
@@ -297,6 +297,16 @@ def piece(c, i, tiles, k):
 
 
 @thin
+def rows_now(at, length, columns, a, buffer, now):
+    """This step's rows of some data `a`, (rows, columns): as they were gathered in the buffer, or with length 0 where
+    they lie."""
+    _, start, rows, _, _ = now
+    if length > 0:
+        return block(matrix(buffer, at, rows, length), 0, 0, rows, columns)
+    return block(a, start, 0, rows, columns)
+
+
+@thin
 def gather(c, i, buffer, data, now):
     x, truth, weights, labels, batch_labels, order, _, _, _ = data
     _, start, rows, batch, _ = now
@@ -333,7 +343,7 @@ def copy_span(c, a, y):
 def forward(c, i, buffer, data, now):
     _, _, rows, _, _ = now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
-    x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
+    x = rows_now(i[X_AT], i[X_LENGTH], inputs, data[0], buffer, now)
     weight = block(home(c, buffer, i[W_AT], inputs, i[W_LENGTH]), 0, 0, inputs, outputs)
     bias = vector(buffer, i[B_AT], outputs if i[B_LENGTH] > 0 else 0)
     p = parameters(i, buffer)
@@ -426,17 +436,21 @@ def through_activation(c, i, buffer, data, now):
 
 @thin
 def loss(c, i, buffer, data, now):
-    _, _, weights, labels, batch_labels, _, scalars, _, _ = data
-    k, _, rows, _, guarded = now
+    _, truth, weights, labels, batch_labels, _, scalars, _, _ = data
+    k, start, rows, _, guarded = now
     first, last = rows_of(c, rows)
     a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
-    truth = block(matrix(buffer, i[B_AT], rows, i[B_LENGTH]), 0, 0, rows, i[OUTPUTS])
     da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     losses = matrix(buffer, i[S_AT], rows, 1)
-    weights = vector(buffer, i[W_AT], rows if weights.shape[0] > 0 else 0)
-    labels = vector(batch_labels, 0, rows if labels.shape[0] > 0 else 0)
+    expected = rows_now(i[B_AT], i[B_LENGTH], i[OUTPUTS], truth, buffer, now) if truth.shape[0] > 0 else da
+    weighted, labelled = rows if weights.shape[0] > 0 else 0, rows if labels.shape[0] > 0 else 0
+    if i[W_LENGTH] > 0:
+        weights, labels = vector(buffer, i[W_AT], weighted), vector(batch_labels, 0, labelled)
+    else:
+        weights = vector(weights, start if weighted > 0 else 0, weighted)
+        labels = vector(labels, start if labelled > 0 else 0, labelled)
     factor = scalars[k, scalars.shape[1] - 1]
-    loss_tile(i[KIND], c, a, truth, labels, da, losses, weights, factor, parameters(i, buffer), first, last)
+    loss_tile(i[KIND], c, a, expected, labels, da, losses, weights, factor, parameters(i, buffer), first, last)
     sync_lanes(c)
     for j in range(first + lane(c), last, lanes(c)):
         if guarded and not finite(losses[j, 0]):
@@ -457,7 +471,7 @@ def update(c, i, buffer, data, now):
     (_, _, _, _, _, _, scalars, _, _), (k, _, rows, _, _) = data, now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     h = step_scalars(row(scalars, k))
-    x = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, inputs)
+    x = rows_now(i[X_AT], i[X_LENGTH], inputs, data[0], buffer, now)
     dz = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, outputs)
     weight, s0, s1, s2 = with_slots(c, i, buffer, i[W_AT], inputs, i[W_LENGTH])
     first_row, last_row, first_column, last_column, first, every = 0, inputs, 0, outputs, 0, 1

@@ -19,7 +19,8 @@ from fusedmlp.kernels.losses import Loss
 from fusedmlp.kernels.optimizers import STORE, Update
 from fusedmlp.kernels.rules import kind
 
-# The columns of the table. X, W, B, Y and S are blocks of the buffer: where they begin, and the length of a row.
+# The columns of the table. X, W, B, Y and S are blocks of the buffer: where they begin, and the length of a row. Length
+# 0 of X, of the truth in B and of the sample weights in W: the rows of the data themselves.
 OP = 0  # the instruction
 BARRIER = 1  # MEET: the workers meet before it; MEET_OR_LEAVE: and leave if a stop was published
 PARTITION = 2  # how it is shared out among the workers
@@ -46,7 +47,7 @@ COLUMNS = 25
 MEET, MEET_OR_LEAVE = 1, 2
 
 # The instructions. Dropout and clipping by norm will be two more: a mask after FORWARD, a sum before STEP.
-GATHER = 0  # rows of the data, in the epoch's order, into the buffer
+GATHER = 0  # rows of the data, in the epoch's order, into the buffer; steps that take them as they lie have none
 FORWARD = 1  # Y = f(X W + B); partition IN: this worker's partial sums
 JOIN = 2  # Y = f(the partial sums of all workers + B)
 ACTIVATE = 3  # Y = f(Y), for a rule of scope "row"
@@ -68,7 +69,7 @@ PARTITIONS = {"out": OUT, "in": IN, "rows": ROWS, "tiles": TILES}
 
 MOST = 2**31 - 1  # rows of a batch, and columns of a layer: libraries of products count them in 32 bits
 
-Axis = Literal["rows", "columns", "own", "all"]
+Axis = Literal["rows", "columns", "inputs", "own", "all"]
 
 
 @dataclass(frozen=True)
@@ -96,12 +97,13 @@ class Network:
 @dataclass(frozen=True)
 class Geometry:
     """What a backend says of its memory, in elements: the `alignment` to which blocks are padded, and rows but for
-    those of a few weights (`row_length`); the `multiple` in which columns are shared out. And how many `workers`
-    there are."""
+    those of a few weights (`row_length`); the `multiple` in which columns are shared out; and of what distance rows are
+    no multiple apart, as they would be `colliding` in the sets of a cache. And how many `workers` there are."""
 
     alignment: int
     workers: int
     multiple: int = 0
+    colliding: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multiple", self.multiple or self.alignment)
@@ -109,10 +111,17 @@ class Geometry:
     def padded(self, extent: int) -> int:
         return -(-extent // self.alignment) * self.alignment
 
+    def distance(self, columns: int) -> int:
+        """From row to row."""
+        padded = self.padded(columns)
+        return padded + self.alignment if self.colliding and padded % self.colliding == 0 else padded
+
     def row_length(self, extent: int) -> int:
-        """Of weights: as far as `padded` for what fills a line of cache; below that the next power of two, so that no
-        row lies in two lines."""
-        return min(1 << (extent - 1).bit_length(), self.alignment) if extent < self.alignment else self.padded(extent)
+        """Of weights: the distance for what fills a line of cache; below that the next power of two, so that no row
+        lies in two lines."""
+        if extent >= self.alignment:
+            return self.distance(extent)
+        return min(1 << (extent - 1).bit_length(), self.alignment)
 
 
 @dataclass(frozen=True)
@@ -141,9 +150,14 @@ class Layout:
 
     def add(self, name: str, rows: int, columns: int, length: int = 0) -> Block:
         """In rows of `length`, or of whole lines of cache."""
-        made = Block(name, self.length, rows, columns, length or self.geometry.padded(columns))
+        made = Block(name, self.length, rows, columns, length or self.geometry.distance(columns))
         self.blocks[name] = made
         self.length += self.geometry.padded(made.extent)
+        return made
+
+    def refer(self, name: str, columns: int) -> Block:
+        """Rows of the data, which take no room here."""
+        made = self.blocks[name] = Block(name, 0, 0, columns, 0)
         return made
 
     def __getitem__(self, name: str) -> Block:
@@ -152,7 +166,8 @@ class Layout:
 
 @dataclass(frozen=True)
 class Access:
-    """What an instruction does with a block: whether it writes, and along which axis the workers share it out."""
+    """What an instruction does with a block: whether it writes, and along which axis the workers share it out. "rows"
+    are those of a batch; rows of weights, which are as many in each step, are "inputs"."""
 
     block: str
     axis: Axis
@@ -255,6 +270,7 @@ def program(
     loss: Loss | None = None,
     update: Update | None = None,
     slots: int = 0,
+    in_order: bool = False,
 ) -> Program:
     """The program of a network for at most `batch` rows a step.
 
@@ -262,14 +278,17 @@ def program(
     `update` alone it takes one step by gradients that are there; with both it trains, each weight gradient living only
     until its step is done. `partitions` holds OUT, IN, ROWS or TILES for each layer. `libraries` says for each layer
     whether its products stand by themselves, for a library to make; then its weight gradient is written out. `slots`
-    is how many slots of state the buffer carries behind the parameters, at least those of `update`. ValueError for a
-    batch beyond MOST.
+    is how many slots of state the buffer carries behind the parameters, at least those of `update`. With `in_order` the
+    steps take the rows of the data one after the other, where they lie, and nothing is gathered. ValueError for a batch
+    beyond MOST, and for libraries in order: they read the rows that a short batch lacks.
     """
     if batch > MOST:
         raise ValueError(f"batch: expected at most {MOST} rows, got {batch}")
     partitions = tuple(partitions) or (OUT,) * network.layers
     libraries = tuple(libraries) or (False,) * network.layers
-    return _Composer(network, geometry, batch, partitions, libraries).compose(loss, update, slots)
+    if in_order and any(libraries):
+        raise ValueError("in_order: expected no products by libraries, which read all rows that a batch may have")
+    return _Composer(network, geometry, batch, partitions, libraries, in_order).compose(loss, update, slots)
 
 
 class _Composer:
@@ -282,8 +301,10 @@ class _Composer:
         batch: int,
         partitions: tuple[int, ...],
         libraries: tuple[bool, ...],
+        in_order: bool,
     ) -> None:
         self.network, self.geometry, self.batch, self.libraries = network, geometry, batch, libraries
+        self.in_order = in_order
         # One worker has everything already.
         self.partitions = tuple(p if geometry.workers > 1 or p == TILES else OUT for p in partitions)
         self.shapes = dict(network.parameters())
@@ -350,16 +371,28 @@ class _Composer:
     def parts(self, width: int) -> Block:
         """Room for every worker's partial sums, a worker's below the other's; all layers share it."""
         needed = self.layout.blocks.get("parts")
-        length = self.geometry.padded(width)
+        length = self.geometry.distance(width)
         if needed is None:
             widest = max(self.network.sizes[1:])  # no partial sums are taken of the inputs
             needed = self.layout.add("parts", self.geometry.workers * self.batch, widest)
         return Block("parts", needed.at, self.batch, width, length)
 
     def forward(self, loss: Loss | None) -> None:
-        """GATHER, then each layer. Layer l reads block "a l" and writes "a l+1"; what its rule saves is "z l+1"."""
-        network, layout = self.network, self.layout
+        """The batch, then each layer. Layer l reads block "a l" and writes "a l+1"; what its rule saves is "z l+1"."""
+        network = self.network
         self.constants_at = [self.add_constants(a.parameters) for a in network.activations]
+        if self.in_order:
+            for name, columns in (("a 0", network.sizes[0]), ("truth", network.sizes[-1]), ("sample weights", 1)):
+                self.layout.refer(name, columns)
+        else:
+            self.gather(loss)
+        for layer, activation in enumerate(network.activations):
+            last = layer == network.layers - 1
+            reads_logits = last and loss is not None and fused_output(network, loss)
+            self.forward_layer(layer, identity if reads_logits else activation, keep=loss is not None)
+
+    def gather(self, loss: Loss | None) -> None:
+        network, layout = self.network, self.layout
         a = layout.add("a 0", self.batch, network.sizes[0])
         gathered = {"Y": a}
         shared, axis = _shared_out(self.partitions[0])
@@ -372,10 +405,6 @@ class _Composer:
             writes.append(Access("truth", axis, True))  # and with it labels and sample weights
         extents = {INPUTS: network.sizes[0], OUTPUTS: network.sizes[-1]}
         self.write(GATHER, shared | extents | self.filled(a) | self.blocks(**gathered), *writes)
-        for layer, activation in enumerate(network.activations):
-            last = layer == network.layers - 1
-            reads_logits = last and loss is not None and fused_output(network, loss)
-            self.forward_layer(layer, identity if reads_logits else activation, keep=loss is not None)
 
     def forward_layer(self, layer: int, activation: Activation, keep: bool) -> None:
         outputs = self.network.sizes[layer + 1]
@@ -452,7 +481,7 @@ class _Composer:
             FORWARD,
             self.partial(layer, IN, part) | self.blocks(X=x, W=weight, Y=part, S=part),
             Access(x.name, "columns"),
-            Access(weight.name, "rows"),
+            Access(weight.name, "inputs"),
             Access("parts", "own", True),
         )
         self.write(
@@ -560,7 +589,7 @@ class _Composer:
                 BACKWARD,
                 epilogue | {PARTITION: partition} | self.blocks(X=dz, W=given, Y=dx, S=saved),
                 Access(dz.name, "rows" if partition == ROWS else "all"),
-                Access(given.name, "rows" if partition == IN else "all"),
+                Access(given.name, "inputs" if partition == IN else "all"),
                 Access(saved.name, mine),
                 Access(dx.name, mine, True),
             )
@@ -586,7 +615,7 @@ class _Composer:
                     Access(given["B"].name, "columns", True),
                 )
             return
-        mine = _shared_by(partition, {OUT: "columns", IN: "rows"})
+        mine = _shared_by(partition, {OUT: "columns", IN: "inputs"})
         stays = int(self.partitions[layer] in (OUT, IN) and not prefix)
         self.write(
             UPDATE,

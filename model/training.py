@@ -97,7 +97,13 @@ def _train_epoch(
     step, done, total = 0, 0, 0.0
     try:
         for losses in executor.train(
-            placed, order, loss=task.loss, optimizer=task.optimizer, batch_size=size, factors=factors
+            placed,
+            order,
+            loss=task.loss,
+            optimizer=task.optimizer,
+            batch_size=size,
+            factors=factors,
+            in_order=not task.shuffle,
         ):
             ends = np.minimum(rows, np.arange(step + 1, step + 1 + len(losses)) * size)
             shares = np.diff(ends, prepend=done) / rows if mean else np.ones(len(losses))

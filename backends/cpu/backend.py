@@ -50,6 +50,7 @@ class _Contexts(threading.local):
 
 class CpuBackend(Backend):
     name = "cpu"
+    colliding_bytes = product.COLLIDING
     panel = 1 << 20
     most_workers = MOST_THREADS
 
@@ -79,6 +80,11 @@ class CpuBackend(Backend):
         self._hold = blas.Hold()
         self._compiler = ThreadPoolExecutor(1, thread_name_prefix="fusedmlp compiler")
         self._compiled = {key: task for key, task in self._compiled.items() if task.done()}
+
+    @property
+    def sources(self) -> str:
+        """A digest of all that is compiled."""
+        return self._binder.digest
 
     @property
     def threads(self) -> int:

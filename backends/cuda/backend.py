@@ -81,6 +81,7 @@ class CudaBackend(Backend):
     panel = 8 << 20
     predict_rows = 8192
     precisions = ("tf32", "bf16")
+    in_place = False  # a graph finds a batch where the last one lay
     shapes = SHAPES
     launches = ("steps", "instructions")
 

@@ -41,6 +41,27 @@ def make(backend, dtype):
 
 
 OPTIONS = {"loss": "cross_entropy", "batch_size": BATCH, "progress": False}
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["", "weighted"])
+@pytest.mark.parametrize("truth", ["classes", "probabilities"])
+def test_rows_as_they_lie(make, x, y, rng, truth, weighted):
+    """What a shuffle gathers, laid out in that order and trained on without one: the same bits."""
+    if truth == "probabilities":
+        y = rng.dirichlet(np.ones(SIZES[-1]), ROWS)
+    weights = rng.random(ROWS) if weighted else None
+    ((order, _),) = fm.batches(np.arange(ROWS), y, ROWS)
+    shuffled, as_it_lies = make(), make()
+    shuffled.fit(x, y, epochs=1, optimizer=fm.Adam(0.01), sample_weight=weights, **OPTIONS)
+    weights = None if weights is None else weights[order]
+    as_it_lies.fit(
+        x[order], y[order], epochs=1, optimizer=fm.Adam(0.01), sample_weight=weights, shuffle=False, **OPTIONS
+    )
+    for name, value in shuffled.state_dict().items():
+        np.testing.assert_array_equal(as_it_lies.state_dict()[name], value)
+    np.testing.assert_array_equal(as_it_lies(x), shuffled(x))
+
+
 OPTIMIZERS = {
     "sgd": lambda: fm.SGD(0.05),
     "momentum": lambda: fm.SGD(0.05, momentum=0.9, weight_decay=0.01),

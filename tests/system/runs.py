@@ -37,7 +37,7 @@ def executor(backend, given=None, partition="out", workers=1, dtype="float32", s
     return made
 
 
-def epoch(made, given, *, loss="mse", optimizer=None, batch=8, order=None, steps=None):
+def epoch(made, given, *, loss="mse", optimizer=None, batch=8, order=None, steps=None, in_order=False):
     """The calls of one epoch, or of its first `steps` steps: an iterator over the losses of each call."""
     order = np.arange(len(given.x), dtype=np.int64) if order is None else order
     if steps is not None:
@@ -50,6 +50,7 @@ def epoch(made, given, *, loss="mse", optimizer=None, batch=8, order=None, steps
         optimizer=optimizer or optimizers.Adam(lr=0.01),
         batch_size=batch,
         factors=1.0 / rows,
+        in_order=in_order,
     )
 
 

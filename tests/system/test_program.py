@@ -30,9 +30,10 @@ NETWORKS = [
 DEEP = (5, 18, 33, 20, 17, 4)
 
 
-def trained_in(schedule, network, given, partition, workers, loss):
+def trained_in(schedule, network, given, partition, workers, loss, in_order=False):
     made = runs.executor(turns.TurnsBackend(schedule), network, partition, workers)
-    return runs.trained(made, given, loss=loss, optimizer=optimizers.SGD(lr=0.05, momentum=0.9))
+    optimizer = optimizers.SGD(lr=0.05, momentum=0.9)
+    return runs.trained(made, given, loss=loss, optimizer=optimizer, in_order=in_order)
 
 
 def compiled_program(sizes, partitions, workers, *, loss="mse", hidden="tanh", batch=16, **options):
@@ -53,14 +54,15 @@ def barriers(made):
 @pytest.mark.parametrize("hidden, output, loss, labels", NETWORKS, ids=lambda given: str(given))
 @pytest.mark.parametrize("partition", PARTITIONS, ids="-".join)
 def test_schedule_changes_nothing(hidden, output, loss, labels, partition):
-    """Training, the last batch ragged, with 3 workers that take turns in every way."""
+    """Training, the last batch ragged, with 3 workers that take turns in every way, over rows that were gathered or
+    that are read where they lie."""
     network = runs.network(hidden=hidden, output=output)
     given = runs.data(rows=18, labels=labels, weights=True)
     options = {"network": network, "given": given, "partition": partition, "workers": 3, "loss": loss}
     expected_losses, expected = trained_in(turns.forwards, **options)
     assert np.isfinite(expected_losses).all()
-    for schedule in turns.schedules():
-        found_losses, found = trained_in(schedule, **options)
+    for schedule, in_order in product((turns.forwards, *turns.schedules()), (False, True)):
+        found_losses, found = trained_in(schedule, **options, in_order=in_order)
         np.testing.assert_array_equal(found_losses, expected_losses)
         runs.assert_same(found, expected)
 
@@ -163,21 +165,20 @@ def test_single_kernels_on_any_schedule(name, rule):
             np.testing.assert_array_equal(other, one)
 
 
+@pytest.mark.parametrize("in_order", [False, True], ids=["gathered", "in order"])
 @pytest.mark.parametrize(
     "partition", [("out", "in", "out"), ("rows", "out", "in"), ("in", "in", "rows"), ("tiles",) * 3], ids="-".join
 )
-def test_every_barrier_is_needed(partition, monkeypatch):
+def test_every_barrier_is_needed(partition, in_order, monkeypatch):
     """Take away any one barrier, and some schedule gives another result: the tests above would find it missing,
     and none is there for nothing."""
     workers = 2 if "tiles" in partition else 3  # with 3, some tiles of the layers are by chance the same workers'
     network, given = runs.network(), runs.data(rows=18)
     options = {"network": network, "given": given, "partition": partition, "workers": workers, "loss": "mse"}
+    options["in_order"] = in_order
     expected_losses, expected = trained_in(turns.forwards, **options)
-    rows = np.flatnonzero(
-        compiled_program(runs.SIZES, partition, workers, batch=8, update=optimizers.MOMENTUM_UPDATE, slots=1).table[
-            :, BARRIER
-        ]
-    )
+    momentum = {"update": optimizers.MOMENTUM_UPDATE, "slots": 1, "in_order": in_order}
+    rows = np.flatnonzero(compiled_program(runs.SIZES, partition, workers, batch=8, **momentum).table[:, BARRIER])
     whole = program._Writer.table
 
     def differs(schedule):
@@ -232,6 +233,19 @@ def test_pairs_meet_once_a_layer():
         *(p.GATHER, p.FORWARD, p.JOIN, p.FORWARD, p.JOIN),  # forwards: the batch, then once before and after a pair
         *(p.TOTAL, p.JOIN_BACKWARD, p.BACKWARD),
     ]
+
+
+def test_rows_in_order_are_not_gathered():
+    """Nor is there room for them, or a barrier before they are read; and weights of an "in" layer, whose rows are
+    the same in each step, are no reason for one either."""
+    p, options = program, {"update": optimizers.SGD_UPDATE, "batch": 64}
+    gathers = compiled_program((784, 128, 10), ("in", "rows"), 2, **options)
+    reads = compiled_program((784, 128, 10), ("in", "rows"), 2, **options, in_order=True)
+    assert p.GATHER in gathers.table[:, OP] and p.GATHER not in reads.table[:, OP]
+    assert gathers.layout.length - reads.layout.length == 64 * 784 + 64 * 16 + 64
+    assert barriers(reads) == [p.JOIN, p.TOTAL, p.UPDATE]
+    with pytest.raises(ValueError, match="in_order: expected no products by libraries"):
+        compiled_program((8, 4), ("tiles",), 2, libraries=(True,), in_order=True)
 
 
 def test_one_worker_exchanges_nothing():
@@ -325,6 +339,23 @@ def test_weights_of_few_outputs_are_not_mostly_empty(outputs):
     assert outputs <= length < 2 * outputs and (16 % length == 0 or length % 16 == 0)
     made = program.program(runs.network((1000, outputs)), Geometry(16, 2), batch=4)
     assert made.parameters["0.weight"].extent == 1000 * length
+
+
+def test_rows_do_not_collide():
+    """1024 numbers of float32 are 4 KiB: rows of as many, of weights, activations and partial sums, are a line further
+    apart; on a backend that does not mind they are not."""
+    sizes, places = (2048, 1024, 3072, 10), (program.X_LENGTH, program.W_LENGTH, program.Y_LENGTH, program.S_LENGTH)
+    for colliding, found in ((1024, set()), (0, {1024, 2048, 3072})):
+        made = program.program(
+            runs.network(sizes),
+            Geometry(16, 2, colliding=colliding),
+            batch=1000,
+            partitions=(program.OUT, program.IN, program.OUT),
+            loss=losses.mse,
+            update=optimizers.SGD_UPDATE,
+        )
+        lengths = {int(length) for length in made.table[:, places].flat}
+        assert {length for length in lengths if length and length % 1024 == 0} == found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
