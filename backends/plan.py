@@ -182,15 +182,11 @@ def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None)
     return shared if predicted[shared] < WORTHWHILE * predicted[serial] else serial
 
 
-# Passes over a layer's weights in a step: that which writes them, and those that read them and cost less.
-PASSES = 1.5
-
-# What passes between cores may cost so many times what was measured: on a virtual machine they were next to each other
-# then, and at other times are not. 64-64-10 by two workers took 9 us a step, or 26; by one it takes 11. A seam costs
-# still more: 784 rows of 512 weights were multiplied and stepped in 505 us, or in 850 (784-512-256-10, AMD EPYC, 2
-# cores).
-FARTHER = 6
-TORN = 20
+# What passes between cores is counted as between cores that lie apart, unless it was measured as still dearer: those of
+# a virtual machine are next to each other at one time and apart at another, and what is measured once is kept. Two cores
+# of an AMD EPYC meet in 0.1 us then, or in 0.6; 64-64-10 by two workers took 9 us a step, or 26, and by one it takes 11.
+# A seam costs 25 ns then, or 400: 784 rows of 512 weights were multiplied and stepped in 505 us, or in 850.
+FAR_BARRIER, FAR_TRANSFER, FAR_SEAM = 6e-7, 8e9, 4e-7
 
 # How many elements a row counts for beside its own, for the calls and views that it takes; and how many such rows a
 # row of a loss, which several loops run over.
@@ -219,8 +215,8 @@ def predicted_seconds(network: Network, batch: int, plan: Plan, threads: int, ra
     fetched = 4.0 * _fetched(network, batch, plan)
     layers = zip(pairwise(network.sizes), plan.partitions, strict=True)
     seams = sum(i for (i, o), partition in layers if partition == "out" and o > geometry.multiple)
-    passed_on = barriers * rates.barrier + fetched / rates.transfer
-    return busy * slowdown + FARTHER * passed_on + TORN * PASSES * seams * rates.seam
+    passed_on = barriers * max(rates.barrier, FAR_BARRIER) + fetched / min(rates.transfer, FAR_TRANSFER)
+    return busy * slowdown + passed_on + seams * max(rates.seam, FAR_SEAM)
 
 
 def _seconds_of_one(i: list[int], batch: int, workers: int, rates: Rates) -> float:
