@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fusedmlp.kernels import random
-from fusedmlp.kernels.random import normal, permutation, philox, uniform
+from fusedmlp.kernels.random import AT_A_TIME, normal, permutation, philox, ranked, uniform
 
 # Random123, kat_vectors, philox4x32 with 10 rounds: counter, key, result.
 VECTORS = [
@@ -69,6 +69,20 @@ def test_permutation_is_sorted_by_keys():
     words = [philox(row, 0, epoch, random.stream(random.ORDER), 5, 7) for row in range(n)]
     keys = [a << 32 | b for a, b, _, _ in words]
     assert permutation(n, seed, epoch).tolist() == sorted(range(n), key=keys.__getitem__)
+
+
+def test_rows_of_several_blocks_are_sorted_by_their_keys():
+    rows, (seed, epoch) = 2 * AT_A_TIME + 5, (3, 1)
+    high, low, _, _ = philox(np.arange(rows), 0, epoch, random.stream(random.ORDER), seed, 0)
+    keys = high.astype(np.uint64) << 32 | low.astype(np.uint64)
+    np.testing.assert_array_equal(permutation(rows, seed, epoch), np.argsort(keys, kind="stable"))
+
+
+@pytest.mark.parametrize("keys", [[], [7], [5, 5, 5], [9, 8, 2**63 + 1, 2**63], [2**64 - 1, 2**64 - 2, 0, 2**64 - 1]])
+def test_keys_that_agree_above_the_rows(keys):
+    """They differ where the rows' numbers stand, or nowhere."""
+    keys = np.array(keys, np.uint64)
+    np.testing.assert_array_equal(ranked(keys), np.argsort(keys, kind="stable"))
 
 
 def test_permutation_depends_on_seed_and_epoch():
