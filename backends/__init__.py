@@ -176,12 +176,13 @@ _BACKEND, _DISABLED = map(os.environ.encodekey, ("FUSEDMLP_BACKEND", "NUMBA_DISA
 
 def _host_backend() -> Backend:
     """The backend for arrays in the processor's memory, as the environment is now."""
-    return _host_backend_where(_ENVIRONMENT.get(_BACKEND), _ENVIRONMENT.get(_DISABLED))
+    return _host_backend_chosen(_ENVIRONMENT.get(_BACKEND), _ENVIRONMENT.get(_DISABLED))
 
 
 @functools.cache
-def _host_backend_where(backend: Any, disabled: Any) -> Backend:
-    """The same, chosen once for each value that the two variables had."""
+def _host_backend_chosen(*_variables: Any) -> Backend:
+    """The same, chosen once for each value of the two variables: they are but keys, and what is chosen follows from the
+    environment itself, as everywhere."""
     # cuda cannot address these arrays, so it does not count here; a name that is none is an error all the same.
     here = os.environ.get("FUSEDMLP_BACKEND") in (None, "", "auto", "cuda")
     return _make(chosen("cpu", ON_HOST)[0] if here else chosen()[0])

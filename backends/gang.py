@@ -34,8 +34,9 @@ class Gangs:
 
 
 class Gang:
-    """T threads that run one call together. The thread that calls is no worker: it waits, so that an exception that
-    reaches it (Ctrl-C) can ask the workers to stop, and see them all out before it goes on."""
+    """T workers that run one call together. In `run` all are threads of the gang, and the one that calls waits, so that
+    an exception that reaches it (Ctrl-C) can ask the workers to stop, and see them all out before it goes on. In
+    `run_along` it is worker 0: one thread less has to be woken, and an exception reaches it when its part is done."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -59,8 +60,7 @@ class Gang:
                    raised here when all are out
         """
         with self._lock:
-            while len(self._inboxes) < self.size:
-                self._inboxes.append(_Inbox(len(self._inboxes)))
+            self._fill(self.size)
             job = _Job(function, arguments, abandon)
             calls = [_Call(job, context) for context in contexts]
             reached: BaseException | None = None
@@ -90,6 +90,53 @@ class Gang:
             if call.error is not None:
                 raise call.error
         return calls[0].result, reached
+
+    def run_along(
+        self,
+        function: Callable[..., Any],
+        contexts: Sequence[Any],
+        arguments: tuple[Any, ...],
+        abandon: Callable[[], None],
+    ) -> Any:
+        """What function(contexts[0], *arguments) returns on this thread, when it has run with the other contexts on
+        others. `abandon` as in `run`; an exception that reaches this thread is raised when all are out."""
+        with self._lock:
+            self._fill(self.size - 1)
+            job = _Job(function, arguments, abandon)
+            calls = [_Call(job, context) for context in contexts[1:]]
+            reached: BaseException | None = None
+            took_part = False
+            try:
+                for inbox, call in zip(self._inboxes, calls, strict=False):
+                    inbox.put(call)
+                job.on = True
+                job.decided.set()
+                result = function(contexts[0], *arguments)
+                took_part = True
+            except BaseException as error:
+                reached = error
+            while True:  # as in `run`: everything below may be done twice
+                try:
+                    job.decided.set()
+                    if not job.on:
+                        break
+                    if not took_part:
+                        abandon()
+                    for call in calls:
+                        call.done.wait()
+                    break
+                except BaseException as error:
+                    reached = reached or error
+        if reached is not None:
+            raise reached
+        for call in calls:
+            if call.error is not None:
+                raise call.error
+        return result
+
+    def _fill(self, threads: int) -> None:
+        while len(self._inboxes) < threads:
+            self._inboxes.append(_Inbox(len(self._inboxes)))
 
 
 def _dismiss(inboxes: "list[_Inbox]") -> None:

@@ -27,8 +27,8 @@ def prepare(
     for a wrong shape or value."""
     fused_output(network, loss)
     device = arrays.common_device({"x": x, "y": y, "sample_weight": sample_weight})
-    given = numbers("x", x, memory)
-    rows = inputs(given, network.sizes[0], dtype, memory)
+    given = inputs(x, network.sizes[0], dtype, memory)
+    rows = as_rows(given)
     if not len(rows):
         raise ValueError(f"x: expected at least one row, got shape {given.shape}")
     truth, labels = truths(y, len(rows), network.sizes[-1], dtype, loss, given.ndim == 1, memory)
@@ -37,14 +37,18 @@ def prepare(
 
 
 def inputs(x: Any, columns: int, dtype: np.dtype, memory: Memory = HOST) -> Array:
-    """x as (N, columns); one dimension is one row."""
-    ready = memory.ready(x, dtype)
+    """x as the executors take it: (N, columns), or (columns,) for one row."""
+    ready = memory.ready(x, dtype)  # as most are that are handed over: then the rest costs more than the test
     array = x if ready else numbers("x", x, memory)
-    rows = array[None] if array.ndim == 1 else array
-    if rows.ndim != 2 or rows.shape[1] != columns:
+    if array.ndim not in (1, 2) or array.shape[-1] != columns:
         hint = f"; for {len(array)} rows of one column pass x[:, None]" if array.ndim == columns == 1 else ""
         raise ValueError(f"x: expected shape (N, {columns}), or ({columns},) for one row, got {array.shape}{hint}")
-    return rows if ready else settled(rows, dtype, memory)
+    return array if ready else settled(array, dtype, memory)
+
+
+def as_rows(array: Array) -> Array:
+    """(N, columns) of it, or of one row (columns,)."""
+    return array[None] if array.ndim == 1 else array
 
 
 def settled(array: Array, dtype: np.dtype, memory: Memory) -> Array:

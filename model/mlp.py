@@ -92,13 +92,11 @@ class MLP:
 
         TypeError for what is not numbers, ValueError for a wrong shape or batch size.
         """
-        memory = self._backend.memory
-        given = x if memory.ready(x, self._dtype) else data.numbers("x", x, memory)
-        rows = data.inputs(given, self._network.sizes[0], self._dtype, memory)
+        given = data.inputs(x, self._network.sizes[0], self._dtype, self._backend.memory)
         if batch_size is not None:
             batch_size = checks.whole("batch_size", batch_size, 1)
         with self._turn:
-            y = self._executor.predict(rows, batch_size)
+            y = self._executor.predict(data.as_rows(given), batch_size)
         return self._giver(x)(y[0] if given.ndim == 1 else y)
 
     def loss_and_gradients(

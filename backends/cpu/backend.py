@@ -18,7 +18,7 @@ from fusedmlp.backends.arrays import Array
 from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.call import Call
-from fusedmlp.backends.cpu import blas, machine, product, words
+from fusedmlp.backends.cpu import blas, compiling, machine, product, words
 from fusedmlp.backends.cpu.caching import cached
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
@@ -143,16 +143,12 @@ class CpuBackend(Backend):
         return choose_plan(network, batch, self.threads, self.rates() if self.threads > 1 else None)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
-        if workers > 1:
-            result, reached = self.launch_interruptible(body, dtype, workers, *arguments)
-            if reached is not None:
-                raise reached
-            return result
-        entry, context = self.entry(body, dtype), self._context(dtype)
-        if body not in self._held:
-            return entry(context, *arguments)
-        with self._hold:
-            return entry(context, *arguments)
+        entry = self.entry(body, dtype)
+        with self._hold if body in self._held else _NOTHING:
+            if workers == 1:
+                return entry(self._context(dtype), *arguments)
+            contexts, sync = self._contexts_of(workers, dtype)
+            return self._gangs(workers).run_along(entry, contexts, arguments, _abandoning(sync))
 
     def again(self, call: Call) -> Callable[[Array, Array], None]:
         """On this thread alone what stays the same is taken out of the call but once."""
@@ -180,20 +176,21 @@ class CpuBackend(Backend):
         self, body: str, dtype: np.dtype, workers: int, *arguments: Any
     ) -> tuple[Any, BaseException | None]:
         entry = self.entry(body, dtype)
-        sync = self.memory.aligned(words.SYNC_LENGTH, _INT64)
-        sync[:] = 0
-        length = self._tile_length(dtype)
-        tiles = self._scratch("tiles", dtype, length * workers).reshape(workers, length)
-        contexts = [(number, workers, sync, tiles[number]) for number in range(workers)]
+        contexts, sync = self._contexts_of(workers, dtype)
 
         def interrupt() -> None:
             sync[words.REQUEST] = INTERRUPTED
 
-        def abandon() -> None:
-            sync[words.ABANDONED] = 1
+        with self._hold if body in self._held else _NOTHING:
+            return self._gangs(workers).run(entry, contexts, arguments, interrupt, _abandoning(sync))
 
-        with self._hold if body in self._held else nullcontext():
-            return self._gangs(workers).run(entry, contexts, arguments, interrupt, abandon)
+    def _contexts_of(self, workers: int, dtype: np.dtype) -> tuple[list[Any], Array]:
+        """Of a call's workers, and the words by which they meet."""
+        sync = self.memory.aligned(words.SYNC_LENGTH, _INT64)
+        sync[:] = 0
+        length = self._tile_length(dtype)
+        tiles = self._scratch("tiles", dtype, length * workers).reshape(workers, length)
+        return [(number, workers, sync, tiles[number]) for number in range(workers)], sync
 
     def _tile_length(self, dtype: np.dtype) -> int:
         """Of a worker's scratch: a tile, and what a product takes besides."""
@@ -244,7 +241,10 @@ def compile_cached(
 ) -> Callable[..., Any]:
     """`function` compiled for one signature, from Numba's cache on disk where it is there; and before it what it calls
     by its symbol."""
-    dispatcher = cached(lambda cache: njit(cache=cache, **words.OPTIONS)(function))
+    # Numba asks for SciPy's BLAS when it first compiles, or loads what it compiled: by itself, as here, that is
+    # imported in 0.05 s, and with scipy.linalg around it in 0.2.
+    blas.cython_blas()
+    dispatcher = cached(lambda cache: njit(cache=cache, **compiling.OPTIONS)(function))
     from fusedmlp.backends.cpu.announce import announced
 
     with announced(announce, dispatcher):
@@ -256,8 +256,17 @@ def compile_cached(
 
 
 def _compile_inner(function: Callable[..., Any], thin: bool) -> Any:
-    options = words.INNER_LOOP if hasattr(function, "inner_loop") else words.INNER
-    return njit(**(words.INLINED if thin else options))(function)
+    options = compiling.INNER_LOOP if hasattr(function, "inner_loop") else compiling.CALLED
+    return njit(**(compiling.INLINED if thin else options))(function)
+
+
+def _abandoning(sync: Array) -> Callable[[], None]:
+    """What releases the workers of a call from their barriers."""
+
+    def abandon() -> None:
+        sync[words.ABANDONED] = 1
+
+    return abandon
 
 
 def _threads_from_environment() -> int | None:
@@ -284,3 +293,4 @@ def _host_name() -> str:
 
 
 _INT64 = np.dtype(np.int64)
+_NOTHING = nullcontext()

@@ -26,6 +26,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fusedmlp.backends.cpu.caching import cached
+from fusedmlp.backends.cpu.compiling import CALLED
+from fusedmlp.backends.cpu.vectors import Emitter, int64
 from fusedmlp.backends.views import source_of
 
 INNER = 512  # terms of a block: a panel of them stays in the second-level cache beside the rows of a
@@ -34,8 +36,6 @@ INNER = 512  # terms of a block: a panel of them stays in the second-level cache
 # are a line further apart (784-1024-1024-1024-10 gained 2 % by SGD and 4 % by Adam, AMD EPYC, 2 cores). Where a
 # caller's are not, so many rows of z are worth packing op(b) (a weight gradient of 4096 columns gained a tenth).
 COLLIDING, WORTH_PACKING = 4096, 64
-
-int32, int64 = ir.IntType(32), ir.IntType(64)
 
 
 @dataclass(frozen=True)
@@ -77,71 +77,11 @@ def room(dtype: np.dtype) -> int:
     return (INNER + tile.rows) * tile.columns(8 * dtype.itemsize)
 
 
-class _Emitter:
-    """LLVM's instructions on vectors of a dtype, at addresses in int64."""
-
-    def __init__(self, builder: Any, bitwidth: int, tile: RegisterTile) -> None:
-        self.builder = builder
-        self.bitwidth, self.size, self.lanes = bitwidth, bitwidth // 8, tile.lanes(bitwidth)
-        self.scalar = {32: ir.FloatType(), 64: ir.DoubleType()}[bitwidth]
-        self.vector = ir.VectorType(self.scalar, self.lanes)
-        self.zero = ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
-        self.undefined = ir.Constant(self.vector, ir.Undefined)
-
-    def load(self, address: Any, kind: Any = None) -> Any:
-        """A vector, or another kind; it need not be aligned."""
-        loaded = self.builder.load(self.builder.inttoptr(address, ir.PointerType(kind or self.vector)))
-        loaded.align = self.size
-        return loaded
-
-    def store(self, value: Any, address: Any) -> None:
-        stored = self.builder.store(value, self.builder.inttoptr(address, ir.PointerType(value.type)))
-        stored.align = self.size
-
-    def mask(self, count: Any) -> Any:
-        """Of the first so many lanes, or of all."""
-        counts, most = ir.VectorType(int32, self.lanes), int64(self.lanes)
-        enough = self.builder.icmp_signed("<", count, most)
-        count = self.builder.trunc(self.builder.select(enough, count, most), int32)
-        spread = self.builder.insert_element(ir.Constant(counts, ir.Undefined), count, int32(0))
-        spread = self.shuffle(spread, spread, [0] * self.lanes)
-        return self.builder.icmp_signed("<", ir.Constant(counts, list(range(self.lanes))), spread)
-
-    def load_masked(self, address: Any, mask: Any) -> Any:
-        """Zeros where the mask has none; nothing is read there."""
-        place = self.builder.inttoptr(address, ir.PointerType(self.vector))
-        return self._masked("load", [place, int32(self.size), mask, self.zero], self.vector)
-
-    def store_masked(self, value: Any, address: Any, mask: Any) -> None:
-        place = self.builder.inttoptr(address, ir.PointerType(self.vector))
-        self._masked("store", [value, place, int32(self.size), mask], ir.VoidType())
-
-    def _masked(self, what: str, arguments: list[Any], result: Any) -> Any:
-        kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        name = f"llvm.masked.{what}.v{self.lanes}f{self.bitwidth}.p0"
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
-
-    def vectors_on(self, address: Any, count: int) -> Any:
-        return self.builder.add(address, int64(count * self.lanes * self.size))
-
-    def rows_on(self, address: Any, stride: Any, count: int) -> Any:
-        return self.builder.add(address, self.builder.mul(stride, int64(count)))
-
-    def shuffle(self, a: Any, b: Any, order: list[int]) -> Any:
-        return self.builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(int32, len(order)), order))
-
-    def spread(self, number: Any) -> Any:
-        first = self.builder.insert_element(self.undefined, number, int32(0))
-        return self.shuffle(first, self.undefined, [0] * self.lanes)
-
-    def multiply_add(self, a: Any, b: Any, c: Any) -> Any:
-        """a b + c, in one operation where the host has it."""
-        kind = ir.FunctionType(self.vector, [self.vector] * 3)
-        name = f"llvm.fmuladd.v{self.lanes}f{self.bitwidth}"
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), [a, b, c])
-
-
 # The intrinsics take a number `like` those that they work on, and else sizes, and addresses and strides in bytes.
+
+
+def _emitter(builder: Any, like: Any) -> Emitter:
+    return Emitter(builder, like.bitwidth, register_tile().lanes(like.bitwidth))
 
 
 @intrinsic
@@ -163,7 +103,7 @@ def multiply(typing_context, like, rows, vectors, a, a_row, a_step, b, b_step, z
 
     def generate(context, builder, signature, arguments):
         tile, (_, rows, vectors, *rest) = register_tile(), arguments
-        emit, end = _Emitter(builder, like.bitwidth, tile), builder.append_basic_block("end")
+        emit, end = _emitter(builder, like), builder.append_basic_block("end")
         form_of = builder.switch(builder.add(builder.mul(rows, int64(16)), vectors), end)
         for form in tile.forms:
             for count in range(1, tile.vectors + 1):
@@ -178,7 +118,7 @@ def multiply(typing_context, like, rows, vectors, a, a_row, a_step, b, b_step, z
     return types.void(like, *(types.int64,) * 10, types.boolean), generate
 
 
-def _multiply(emit: _Emitter, rows: int, vectors: int, arguments: list[Any]) -> None:
+def _multiply(emit: Emitter, rows: int, vectors: int, arguments: list[Any]) -> None:
     a, a_row, a_step, b, b_step, z, z_row, inner, accumulate = arguments
     builder, grid = emit.builder, [(row, vector) for row in range(rows) for vector in range(vectors)]
     rows_of_a = [builder.mul(a_row, int64(row)) for row in range(rows)]
@@ -215,7 +155,7 @@ def _transposing(masked: bool) -> Any:
         do not exist, and are taken to be that one; nor do, where it is masked, its columns from `terms` on."""
 
         def generate(context, builder, signature, arguments):
-            emit = _Emitter(builder, like.bitwidth, register_tile())
+            emit = _emitter(builder, like)
             _, source, source_row, last, terms, target, target_row = arguments
             mask = emit.mask(terms) if masked else None
             lines = []
@@ -247,7 +187,7 @@ transpose, transpose_masked = _transposing(False), _transposing(True)
 @intrinsic
 def move_vector(typing_context, like, source, target):
     def generate(context, builder, signature, arguments):
-        emit = _Emitter(builder, like.bitwidth, register_tile())
+        emit = _emitter(builder, like)
         emit.store(emit.load(arguments[1]), arguments[2])
         return context.get_dummy_value()
 
@@ -259,7 +199,7 @@ def move_masked(typing_context, like, source, target, count, accumulate):
     """The first `count` numbers of a vector, or all; or they are added to what is there."""
 
     def generate(context, builder, signature, arguments):
-        emit, (_, source, target, count, accumulate) = _Emitter(builder, like.bitwidth, register_tile()), arguments
+        emit, (_, source, target, count, accumulate) = _emitter(builder, like), arguments
         mask = emit.mask(count)
         moved = emit.load_masked(source, mask)
         summed = builder.fadd(emit.load_masked(target, mask), moved)
@@ -269,10 +209,7 @@ def move_masked(typing_context, like, source, target, count, accumulate):
     return types.void(like, types.int64, types.int64, types.int64, types.boolean), generate
 
 
-_INNER = {"nogil": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-
-
-@njit(**_INNER)
+@njit(**CALLED)
 def pack(like, b, b_row, transposed, terms, columns, panel):
     """So many terms and columns of op(b), from address b on, side by side in the panel. Its rows have room for whole
     vectors, and where b is transposed its columns too; what lies there has no meaning."""
@@ -298,7 +235,7 @@ def pack(like, b, b_row, transposed, terms, columns, panel):
                 move_masked(like, source + whole * size, target + whole * size, columns - whole, False)
 
 
-@njit(**_INNER)
+@njit(**CALLED)
 def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, accumulate, panel):
     """z = op(a) op(b), or z += , where shape is (rows and columns of z, terms of a sum); `panel` is the address of
     scratch as `room` says."""
@@ -336,7 +273,7 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
                 done += form
 
 
-@njit(**_INNER)
+@njit(**CALLED)
 def form_for(rows, most):
     """The rows of the highest form that so many rows fill."""
     if rows >= most:

@@ -11,7 +11,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from fusedmlp.backends.cpu.mathematics import FORMATS, Number, exp
-from fusedmlp.backends.cpu.product import RegisterTile, _Emitter
+from fusedmlp.backends.cpu.vectors import Emitter, int32, int64
 from fusedmlp.backends.views import itemsize_of, source_of
 from fusedmlp.kernels.summation import STRETCH
 
@@ -40,9 +40,9 @@ class _Lanes:
 
     def __init__(self, context: Any, builder: Any, signature: Any, arguments: list[Any], position: int) -> None:
         self.builder, self.dtype = builder, signature.args[position].dtype
-        self.emit = _Emitter(builder, self.dtype.bitwidth, RegisterTile(1, 1, LANES * self.dtype.bitwidth))
+        self.emit = Emitter(builder, self.dtype.bitwidth, LANES)
         source = source_of(context, builder, signature, arguments, position)
-        self.address = builder.ptrtoint(source.data, ir.IntType(64))
+        self.address = builder.ptrtoint(source.data, int64)
         (self.count,) = cgutils.unpack_tuple(builder, source.shape, 1)
 
     def joined(self, made: Callable[[Any, Any, Any], Any], join: Callable[[Any, Any], Any], neutral: float) -> Any:
@@ -59,7 +59,7 @@ class _Lanes:
         while half:
             lower, upper = (emit.shuffle(lanes, lanes, list(range(first, first + half))) for first in (0, half))
             lanes, half = join(lower, upper), half // 2
-        return builder.extract_element(lanes, ir.IntType(32)(0))
+        return builder.extract_element(lanes, int32(0))
 
 
 @intrinsic
@@ -88,7 +88,7 @@ def stretch_exp(typing_context, c, z, m, y):
     def generate(context, builder, signature, arguments):
         lanes = _Lanes(context, builder, signature, arguments, 1)
         form, emit = FORMATS[lanes.dtype], lanes.emit
-        target = builder.ptrtoint(source_of(context, builder, signature, arguments, 3).data, ir.IntType(64))
+        target = builder.ptrtoint(source_of(context, builder, signature, arguments, 3).data, int64)
         greatest = emit.spread(arguments[2])
 
         def made(numbers, mask, offset):

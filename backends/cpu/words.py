@@ -9,6 +9,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from fusedmlp.backends.cpu import mathematics
+from fusedmlp.backends.cpu.compiling import CALLED, INNER_LOOP
 from fusedmlp.backends.cpu.machine import (
     atomic_add,
     atomic_load,
@@ -25,15 +26,6 @@ from fusedmlp.backends.cpu.machine import (
 from fusedmlp.backends.cpu.product import matmul_tile
 from fusedmlp.backends.cpu.rows import STRETCH_LENGTH, in_place, stretch_exp, stretch_max, stretch_sum
 from fusedmlp.backends.views import constant_of
-
-# Of every compiled function. error_model: with Python's, an x / 0.0 in one worker would leave the others waiting for
-# ever, and an Adam loop of a sketch ran six times slower. No fastmath: it drops the checks for NaN.
-OPTIONS = {"nogil": True, "error_model": "numpy"}
-
-# Of functions that only other compiled functions call: the wrappers cost a third of the time to compile.
-INNER = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-INLINED = INNER | {"inline": "always"}
-INNER_LOOP = INNER | {"forceinline": True}
 
 # The words by which workers meet lie 64 bytes apart, so that no two share a line of cache.
 ARRIVED, GENERATION, REQUEST, PUBLISHED, ABANDONED = 0, 8, 16, 24, 32
@@ -80,7 +72,7 @@ def member(position):
 const = constant_of(intrinsic, types)
 
 
-@njit(**INNER)
+@njit(**CALLED)
 def barrier(c):
     _, parties, sync, _ = c
     generation = atomic_load(sync, GENERATION)
@@ -99,17 +91,17 @@ def barrier(c):
     return atomic_load(sync, ABANDONED) == 0
 
 
-@njit(**INNER)
+@njit(**CALLED)
 def request_stop(c, reason, step):
     atomic_store(c[2], REQUEST, reason)
 
 
-@njit(**INNER)
+@njit(**CALLED)
 def stopped(c):
     return atomic_load(c[2], PUBLISHED)
 
 
-@njit(**INNER)
+@njit(**CALLED)
 def stay(c, buffer, at, columns, first_row, last_row, first_column, last_column):
     """Home is the buffer: what a worker alone touches stays in its core's cache."""
 
@@ -131,7 +123,7 @@ def only_part(typing_context, c, part, count):
     return part(c, part, count), lambda context, builder, signature, arguments: arguments[1]
 
 
-@njit(**INNER)
+@njit(**CALLED)
 def add_rows(c, a, y):
     """Row after row; the columns of each are added as vectors."""
     for j in range(y.shape[0]):

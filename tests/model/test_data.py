@@ -54,9 +54,10 @@ def test_nothing_is_copied_that_fits(dtype):
 
 
 def test_one_row(dtype):
-    rows = data.inputs([1, 0], 2, dtype)
-    assert (rows.shape, rows.tolist()) == ((1, 2), [[1.0, 0.0]])
-    assert rows.strides[0] == 2 * dtype.itemsize  # a stride of 0 is no leading dimension that BLAS takes
+    row = data.inputs([1, 0], 2, dtype)
+    assert (row.dtype, row.tolist()) == (dtype, [1.0, 0.0])
+    rows = data.as_rows(row)
+    assert rows.tolist() == [[1.0, 0.0]] and data.as_rows(rows) is rows
 
 
 def test_not_finite_goes_through(dtype):

@@ -16,10 +16,10 @@ Z = np.linspace(-3, 3, 12, dtype=np.float32).reshape(3, 4)
 
 def two_bindings(folder, digest, *order):
     """A body bound with two sets of words, from two folders: [sums, cache hits] of each, called in that order."""
-    from fusedmlp.backends.cpu import words
+    from fusedmlp.backends.cpu import compiling, words
     from fusedmlp.kernels.dense import accumulate_span
 
-    options = dict(words.OPTIONS)
+    options = dict(compiling.OPTIONS)
     array, readonly = types.Array(types.float32, 1, "C"), types.Array(types.float32, 1, "C", readonly=True)
     found = {}
     for name in order:

@@ -9,7 +9,8 @@ from numba import njit, types
 from scipy import special
 
 from fusedmlp.backends import get_backend
-from fusedmlp.backends.cpu import mathematics, words
+from fusedmlp.backends.cpu import mathematics
+from fusedmlp.backends.cpu.compiling import OPTIONS
 from fusedmlp.backends.cpu.product import register_tile
 from fusedmlp.kernels import activations, dense
 from fusedmlp.kernels.activations import PARAMETERS
@@ -23,7 +24,7 @@ def values(name, x):
     """The function of an array, in a loop as kernels have it."""
     word = mathematics.WORDS[name]
 
-    @njit(**words.OPTIONS)
+    @njit(**OPTIONS)
     def body(x, y):
         for i in range(x.shape[0]):
             y[i] = word(x[i])

@@ -80,6 +80,30 @@ def failure():
         runs.assert_same(runs.trained(runs.executor(backend, partition=partition, workers=2), given)[1], expected)
 
 
+def failure_along():
+    """The same where the calling thread is worker 0, whichever of the two fails."""
+    backend, dtype = fm.get_backend("cpu"), np.dtype("float32")
+    backend.launch("meet", dtype, 2, 5)
+    for failing in (0, 1):
+
+        def fail(context, failing=failing):
+            if context[0] == failing:
+                raise ZeroDivisionError("planted")
+
+        start = time.perf_counter()
+        with Recorded(backend, fail):
+            try:
+                backend.launch("meet", dtype, 2, 5)
+            except ZeroDivisionError as error:
+                assert str(error) == "planted"
+            else:
+                raise AssertionError("the planted failure was lost")
+        assert time.perf_counter() - start < PROMPT
+        with Recorded(backend) as recorded:
+            backend.launch("meet", dtype, 2, 5)
+        assert len(recorded.results) == 2
+
+
 def request():
     """A stop that is asked for at an arbitrary moment of a call: every worker returns the same step, and the
     parameters are those after so many steps."""
@@ -267,6 +291,42 @@ def ctrl_c_anywhere():
         state.update(arrived=0, stop=False)
         finished.clear()
         assert crew.run(work, (0, 1), (), interrupt, lambda: None) == (0, None)
+        assert sorted(finished) == [0, 1]
+
+
+def ctrl_c_along():
+    """The same where the calling thread is worker 0: it raises when the other is out, and keeps it waiting nowhere."""
+    crews = []
+    for n in itertools.count(1):
+        crews.append(gang.Gang(2))
+        crew, state, finished = crews[-1], {"arrived": 0, "abandoned": False, "inside": 0}, []
+
+        def work(number, state=state, finished=finished):
+            state["inside"] += 1
+            state["arrived"] += 1
+            while state["arrived"] < 2 and not state["abandoned"]:  # the barrier
+                time.sleep(0.0005)
+            state["inside"] -= 1
+            finished.append(number)
+            return number
+
+        def abandon(state=state):
+            state["abandoned"] = True
+
+        reached = None
+        with Interrupt(n) as planted:
+            try:
+                crew.run_along(work, (0, 1), (), abandon)
+            except KeyboardInterrupt as error:
+                reached = error
+        assert state["inside"] == 0, f"{planted.where}: a worker was still inside when the call came back"
+        if planted.where is None:
+            assert n > 10 and sorted(finished) == [0, 1]
+            return
+        assert reached is not None, planted.where
+        state.update(arrived=0, abandoned=False)
+        finished.clear()
+        assert crew.run_along(work, (0, 1), (), abandon) == 0
         assert sorted(finished) == [0, 1]
 
 

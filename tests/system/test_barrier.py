@@ -20,8 +20,9 @@ def run(scenario, *arguments, timeout=60):
     assert output.endswith("done\n")
 
 
-def test_failure_of_a_worker_releases_the_others():
-    run("failure")
+@pytest.mark.parametrize("scenario", ["failure", "failure_along"])
+def test_failure_of_a_worker_releases_the_others(scenario):
+    run(scenario)
 
 
 def test_stop_is_met_by_all_workers_at_one_step():
@@ -65,8 +66,9 @@ def test_ctrl_c_while_a_kernel_is_compiled(tmp_path):
     assert output == "interrupted\n6.0\n"
 
 
-def test_ctrl_c_at_every_point_of_the_hand_over():
-    run("ctrl_c_anywhere")
+@pytest.mark.parametrize("scenario", ["ctrl_c_anywhere", "ctrl_c_along"])
+def test_ctrl_c_at_every_point_of_the_hand_over(scenario):
+    run(scenario)
 
 
 @pytest.mark.parametrize("partition", ["out", "in", "rows"])

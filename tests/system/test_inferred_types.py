@@ -13,7 +13,7 @@ import pytest
 from numba import njit, types
 
 import processes
-from fusedmlp.backends.cpu import machine, words
+from fusedmlp.backends.cpu import compiling, machine
 
 OTHERS = ("forward", "backward", "apply", "apply_backward", "loss", "step")
 # Those that take the loss's running sum in float64; a single loss kernel's result is that sum, rounded once.
@@ -77,14 +77,14 @@ FAULTS = {
 
 def compiled(function, **options):
     """The LLVM of a loop over `function`."""
-    function = njit(**words.INNER | options)(function)
+    function = njit(**compiling.CALLED | options)(function)
 
     def body(x, y):
         for i in range(len(x)):
             y[i] = function(x[i])
 
     array = types.Array(types.float32, 1, "C")
-    dispatcher = njit(**words.OPTIONS | options)(body)
+    dispatcher = njit(**compiling.OPTIONS | options)(body)
     dispatcher.compile((array, array))
     (text,) = dispatcher.inspect_llvm().values()
     return text

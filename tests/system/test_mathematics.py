@@ -1,23 +1,17 @@
 """The processor's own exp, expm1, log, log1p, tanh and erf: exact to a few units in the last place over their whole
 range, in vectors of every kind of processor, from polynomials that are the best of their degree."""
 
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import functions
-import llvmlite.binding as llvm
 import minimax
 import numpy as np
 import pytest
 from numba import types
+from processors import NARROWER, run_as
 
 from fusedmlp.backends.cpu import mathematics
 from fusedmlp.backends.cpu.machine import X86
-
-HERE = Path(__file__).parent
 
 
 @pytest.mark.parametrize("worst", [functions.worst_in_float32, functions.worst_in_float64])
@@ -34,22 +28,9 @@ def test_loops_are_over_vectors(scalar):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name, features",
-    [("haswell", "+sse2,+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+popcnt"), ("x86-64", "+sse2")],
-    ids=["AVX2", "128 bits"],
-)
-def test_narrower_vectors(name, features, tmp_path):
-    """The same compiled for processors that this one can stand for; the last has no fused multiply-add."""
-    host = llvm.get_host_cpu_features()
-    if not all(host.get(feature[1:]) for feature in features.split(",")):
-        pytest.skip(f"this processor has not {features}")
-    environment = os.environ | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-    environment["NUMBA_CACHE_DIR"] = str(tmp_path)
-    command = [sys.executable, HERE / "functions.py"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr[-2000:]
-    assert f"vectors of {256 if 'avx2' in features else 128} bits" in done.stdout
+@NARROWER
+def test_narrower_vectors(processor, tmp_path):
+    run_as(processor, "functions.py", tmp_path)
 
 
 @pytest.mark.parametrize("scalar", mathematics.FORMATS, ids=str)

@@ -1,22 +1,18 @@
 """The processor's own product: exact on integers in every form and at every edge, the same as BLAS beside rounding, in
 the vectors of every kind of processor; and a loop that does nothing but multiply and add."""
 
-import os
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import llvmlite.binding as llvm
 import numpy as np
 import products
 import pytest
 from llvmlite import ir
+from processors import NARROWER, run_as
 
 from fusedmlp.backends.cpu.backend import CpuBackend
-from fusedmlp.backends.cpu.product import RegisterTile, _Emitter, _multiply
-
-HERE = Path(__file__).parent
+from fusedmlp.backends.cpu.product import RegisterTile, _multiply
+from fusedmlp.backends.cpu.vectors import Emitter
 
 # By kind of processor: LLVM's triple, name and features, its register tile, and what may stand in its inner loop: loads
 # of vectors, of a number that is spread, products and sums of vectors, and the loop's own counting.
@@ -42,7 +38,7 @@ def assembly(target, bitwidth):
     kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 8 + [ir.IntType(1)])
     function = ir.Function(module, kind, "multiply")
     builder = ir.IRBuilder(function.append_basic_block())
-    _multiply(_Emitter(builder, bitwidth, tile), tile.rows, tile.vectors, list(function.args))
+    _multiply(Emitter(builder, bitwidth, tile.lanes(bitwidth)), tile.rows, tile.vectors, list(function.args))
     builder.ret_void()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=name, features=features, opt=3)
     parsed = llvm.parse_assembly(str(module))
@@ -84,22 +80,9 @@ def test_exact():
     products.main()
 
 
-@pytest.mark.parametrize(
-    "name, features",
-    [("haswell", "+sse2,+sse4.2,+avx,+avx2,+fma,+bmi,+bmi2,+popcnt"), ("x86-64", "+sse2")],
-    ids=["AVX2", "128 bits"],
-)
-def test_exact_on_narrower_vectors(name, features, tmp_path):
-    """The same compiled for processors that this one can stand for."""
-    host = llvm.get_host_cpu_features()
-    if not all(host.get(feature[1:]) for feature in features.split(",")):
-        pytest.skip(f"this processor has not {features}")
-    environment = os.environ | {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features}
-    environment["NUMBA_CACHE_DIR"] = str(tmp_path)
-    done = subprocess.run([sys.executable, HERE / "products.py"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    expected = "256" if "avx2" in features else "128"
-    assert f"vectors of {expected} bits" in done.stdout
+@NARROWER
+def test_exact_on_narrower_vectors(processor, tmp_path):
+    run_as(processor, "products.py", tmp_path)
 
 
 def test_blas_is_a_second_oracle(rng):
