@@ -220,7 +220,7 @@ def _dispatched(kernel: Callable[Concatenate[Backend, P], R]) -> Callable[P, R]:
 
     @functools.wraps(kernel)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
-        if _PLAIN.issuperset(map(type, (*args, *kwargs.values()))):
+        if _PLAIN.issuperset(map(type, args)) and (not kwargs or _PLAIN.issuperset(map(type, kwargs.values()))):
             return kernel(_host_backend(), *args, **kwargs)
         given = dict(zip(names, args, strict=False)) | kwargs
         return kernel(backend_of(given), *args, **kwargs)

@@ -144,10 +144,10 @@ class CpuBackend(Backend):
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
         entry = self.entry(body, dtype)
-        with self._hold if body in self._held else _NOTHING:
-            if workers == 1:
-                return entry(self._context(dtype), *arguments)
-            contexts, sync = self._contexts_of(workers, dtype)
+        if workers == 1 and body not in self._held:
+            return entry(self._context(dtype), *arguments)
+        contexts, sync = self._contexts_of(workers, dtype)
+        with self._hold if body in self._held else nullcontext():
             return self._gangs(workers).run_along(entry, contexts, arguments, _abandoning(sync))
 
     def again(self, call: Call) -> Callable[[Array, Array], None]:
@@ -181,7 +181,7 @@ class CpuBackend(Backend):
         def interrupt() -> None:
             sync[words.REQUEST] = INTERRUPTED
 
-        with self._hold if body in self._held else _NOTHING:
+        with self._hold if body in self._held else nullcontext():
             return self._gangs(workers).run(entry, contexts, arguments, interrupt, _abandoning(sync))
 
     def _contexts_of(self, workers: int, dtype: np.dtype) -> tuple[list[Any], Array]:
@@ -293,4 +293,3 @@ def _host_name() -> str:
 
 
 _INT64 = np.dtype(np.int64)
-_NOTHING = nullcontext()
