@@ -207,15 +207,16 @@ Fields = dict[int, int]
 
 
 class _Writer:
-    """Collects instructions with what they touch, and places the barriers."""
+    """Collects instructions with what they touch, and places the barriers. One worker meets nobody, but leaves where
+    others would meet to leave."""
 
-    def __init__(self, multiple: int) -> None:
-        self._multiple = multiple
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
         self._rows: list[Fields] = []
         self._accesses: list[tuple[Access, ...]] = []
 
     def __call__(self, op: int, fields: Fields, *accesses: Access) -> None:
-        self._rows.append({OP: op, MULTIPLE: self._multiple} | fields)
+        self._rows.append({OP: op, MULTIPLE: self._geometry.multiple} | fields)
         self._accesses.append(accesses)
 
     def table(self) -> np.ndarray:
@@ -225,7 +226,7 @@ class _Writer:
             if number and self._rows[number - 1][OP] == LOSS:
                 table[number, BARRIER] = MEET_OR_LEAVE  # so that a non-finite loss never reaches the weights
         pending: list[tuple[int, Access]] = []
-        for step in (0, 1):  # what one step leaves, the next one meets
+        for step in (0, 1) if self._geometry.workers > 1 else ():  # what one step leaves, the next one meets
             for number, touched in enumerate(self._accesses):
                 if any(a.conflicts(earlier, step == then) for a in touched for then, earlier in pending):
                     table[number, BARRIER] = max(table[number, BARRIER], MEET)
@@ -309,7 +310,7 @@ class _Composer:
         self.partitions = tuple(p if geometry.workers > 1 or p == TILES else OUT for p in partitions)
         self.shapes = dict(network.parameters())
         self.layout = Layout(geometry)
-        self.write = _Writer(geometry.multiple)
+        self.write = _Writer(geometry)
         self.stride = 0  # from an element of a parameter to its first slot of state
         self.constants: dict[int, float] = {}
         self.constants_at: list[int] = []  # by layer: where its activation's parameters lie
