@@ -34,18 +34,24 @@ class Task:
     progress: bool | str
 
 
+def step_rows(rows: int, batch_size: int) -> np.ndarray:
+    """How many rows each step of an epoch has: float64 (steps,)."""
+    made = np.full(-(-rows // batch_size), float(batch_size))
+    made[-1] -= len(made) * batch_size - rows
+    return made
+
+
 def batch_mass(weights: np.ndarray | None, order: np.ndarray, batch_size: int) -> np.ndarray:
     """What a mean over each batch divides by: its rows, or the sum of their weights; float64 (steps,)."""
-    starts = np.arange(0, len(order), batch_size)
     if weights is None:
-        return np.minimum(batch_size, len(order) - starts).astype(np.float64)
-    return np.add.reduceat(weights[order].astype(np.float64), starts)
+        return step_rows(len(order), batch_size)
+    return np.add.reduceat(weights[order].astype(np.float64), np.arange(0, len(order), batch_size))
 
 
 def row_factors(loss: Loss, reduction: str, mass: np.ndarray, outputs: int) -> np.ndarray:
     """What each step's rows are multiplied by: float64 (steps,). A batch whose weights are all 0 has the mean 0."""
     factors = reduction_factor(loss, reduction, np.where(mass > 0, mass, np.inf), outputs)  # type: ignore[arg-type]
-    return np.ascontiguousarray(np.broadcast_to(factors, mass.shape))
+    return np.full(len(mass), factors)
 
 
 def train(
@@ -90,8 +96,10 @@ def _train_epoch(
 ) -> float:
     """One epoch over the data where the executor wants them, with the sample weights at hand; returns its loss."""
     started, seconds_before, rows_before = time.perf_counter(), history.seconds, history.rows
-    rows, size, mean = len(task.data.x), task.batch_size, task.reduction == "mean"
+    rows, size = len(task.data.x), task.batch_size
     order = row_order(rows, task.shuffle, task.seed, task.first_epoch + epoch)
+    each, mean = step_rows(rows, size), task.reduction == "mean"
+    shares = each / rows if mean else np.ones(len(each))
     mass = batch_mass(weights, order, size)
     factors = row_factors(task.loss, task.reduction, mass, executor.network.sizes[-1])
     step, done, total = 0, 0, 0.0
@@ -105,10 +113,9 @@ def _train_epoch(
             factors=factors,
             in_order=not task.shuffle,
         ):
-            ends = np.minimum(rows, np.arange(step + 1, step + 1 + len(losses)) * size)
-            shares = np.diff(ends, prepend=done) / rows if mean else np.ones(len(losses))
-            total += float(losses @ shares)
-            step, done = step + len(losses), int(ends[-1])
+            first, step = step, step + len(losses)
+            total += float(losses @ shares[first:step])
+            done = min(rows, step * size)
             history.steps += len(losses)
             history.rows = rows_before + done
             history.seconds = seconds_before + time.perf_counter() - started

@@ -249,9 +249,12 @@ def test_rows_in_order_are_not_gathered():
 
 
 def test_one_worker_exchanges_nothing():
+    """And meets nobody, but where it may leave."""
     for partition in PARTITIONS:
         made = compiled_program(runs.SIZES, partition, 1, update=optimizers.SGD_UPDATE)
-        assert not {program.JOIN, program.JOIN_BACKWARD} & set(made.table[:, OP].tolist())
+        ops = made.table[:, OP].tolist()
+        assert not {program.JOIN, program.JOIN_BACKWARD} & set(ops)
+        assert np.flatnonzero(made.table[:, BARRIER]).tolist() == [ops.index(program.LOSS) + 1]
 
 
 def test_training_has_no_room_for_a_weight_gradient():
