@@ -185,7 +185,8 @@ def choose_plan(network: Network, batch: int, threads: int, rates: Rates | None)
 # What passes between cores is counted as between cores that lie apart, unless it was measured as still dearer: those
 # of a virtual machine are next to each other at one time and apart at another, and what is measured once is kept. Two
 # cores of an AMD EPYC meet in 0.1 us, or in 0.6; 64-64-10 by two workers took 9 us a step, or 26, and by one it takes
-# 11. A seam costs 25 ns, or 400: 784 rows of 512 weights were multiplied and stepped in 505 us, or in 850.
+# 11. Two caches pass 50 GB/s, or 8 (sums were joined in 13 us, or 54). A seam costs 25 ns, or 400: 784 rows of 512
+# weights were multiplied and stepped in 505 us, or in 850.
 FAR_BARRIER, FAR_TRANSFER, FAR_SEAM = 6e-7, 8e9, 4e-7
 
 # How many elements a row counts for beside its own, for the calls and views that it takes; and how many such rows a

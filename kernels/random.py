@@ -60,13 +60,15 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 def ranked(keys: np.ndarray) -> np.ndarray:
     """The rows of some keys, uint64 (n,), from the smallest to the greatest: as a stable argsort has them, in half the
     time. What is sorted are numbers, the key above and the row below; two rows whose keys agree in all that is left of
-    them above are for argsort to tell apart."""
+    them above are told apart by argsort."""
     bits = len(keys).bit_length()
     numbers = np.sort(keys >> bits << bits | np.arange(len(keys), dtype=np.uint64))
-    above = numbers >> bits
-    if (above[1:] == above[:-1]).any():
-        return np.argsort(keys, kind="stable")
-    return (numbers & (1 << bits) - 1).astype(np.int64)
+    order, above = (numbers & (1 << bits) - 1).astype(np.int64), numbers >> bits
+    same = above[1:] == above[:-1]
+    if same.any():
+        (places,) = np.nonzero(np.append(same, False) | np.append(False, same))
+        order[places] = order[places][np.argsort(keys[order[places]], kind="stable")]
+    return order
 
 
 def uniform(shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:

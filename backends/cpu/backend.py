@@ -37,6 +37,10 @@ SERIAL_FLOPS = 1e5
 # all the same, but a slip of the hand ended in a thousand threads or, for their tiles, out of memory.
 MOST_THREADS = 16 * (os.cpu_count() or 1)
 
+# What changes numbers that a caller keeps: an exception (Ctrl-C) between two workers' beginnings must not leave half of
+# them changed. Of all others the results are new arrays, or `out=`, and lost with the exception.
+ALL_OR_NOTHING = ("step",)
+
 # Those that decide how wide a vector is.
 VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
 
@@ -83,8 +87,8 @@ class CpuBackend(Backend):
 
     @property
     def sources(self) -> str:
-        """A digest of all that is compiled."""
-        return self._binder.digest
+        """A digest of all that is compiled, and who makes its products."""
+        return f"{self._binder.digest}, products {self._products_by}"
 
     @property
     def threads(self) -> int:
@@ -146,8 +150,15 @@ class CpuBackend(Backend):
         entry = self.entry(body, dtype)
         if workers == 1 and body not in self._held:
             return entry(self._context(dtype), *arguments)
-        contexts, sync = self._contexts_of(workers, dtype)
+        if workers > 1 and body in ALL_OR_NOTHING:
+            result, reached = self.launch_interruptible(body, dtype, workers, *arguments)
+            if reached is not None:
+                raise reached
+            return result
         with self._hold if body in self._held else nullcontext():
+            if workers == 1:
+                return entry(self._context(dtype), *arguments)
+            contexts, sync = self._contexts_of(workers, dtype)
             return self._gangs(workers).run_along(entry, contexts, arguments, _abandoning(sync))
 
     def again(self, call: Call) -> Callable[[Array, Array], None]:
@@ -241,13 +252,12 @@ def compile_cached(
 ) -> Callable[..., Any]:
     """`function` compiled for one signature, from Numba's cache on disk where it is there; and before it what it calls
     by its symbol."""
-    # Numba asks for SciPy's BLAS when it first compiles, or loads what it compiled: by itself, as here, that is
-    # imported in 0.05 s, and with scipy.linalg around it in 0.2.
-    blas.cython_blas()
     dispatcher = cached(lambda cache: njit(cache=cache, **compiling.OPTIONS)(function))
     from fusedmlp.backends.cpu.announce import announced
 
-    with announced(announce, dispatcher):
+    # Numba asks for SciPy's BLAS when it first compiles, or loads what it compiled: by itself that is imported in
+    # 0.05 s, and with scipy.linalg around it in 0.2.
+    with announced(announce, dispatcher), blas.importable():
         if needed is not None:
             needed()
         dispatcher.compile(signature)

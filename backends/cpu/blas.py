@@ -6,6 +6,8 @@ import importlib.machinery
 import importlib.util
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -18,25 +20,39 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fusedmlp.backends.cpu.vectors import int32, int64
 from fusedmlp.backends.views import itemsize_of, source_of
 
-int32, int64 = ir.IntType(32), ir.IntType(64)
-
+NAME = "scipy.linalg.cython_blas"
 ROUTINES = {"float32": "sgemm", "float64": "dgemm"}
 
 
+@cache
 def cython_blas() -> Any:
     """scipy.linalg.cython_blas by itself: scipy.linalg around it, which nothing here needs, takes 0.2 s to import."""
-    name = "scipy.linalg.cython_blas"
-    if name not in sys.modules:
-        (scipy,) = importlib.import_module("scipy").__path__
-        spec = importlib.machinery.PathFinder.find_spec(name, [str(Path(scipy) / "linalg")])
-        if spec is None or spec.loader is None:
-            return importlib.import_module(name)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        sys.modules[name] = module
-    return sys.modules[name]
+    if NAME in sys.modules:
+        return sys.modules[NAME]
+    (scipy,) = importlib.import_module("scipy").__path__
+    spec = importlib.machinery.PathFinder.find_spec(NAME, [str(Path(scipy) / "linalg")])
+    if spec is None or spec.loader is None:
+        return importlib.import_module(NAME)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextmanager
+def importable() -> Iterator[None]:
+    """Within it whoever imports scipy.linalg.cython_blas, as Numba does, gets the module by itself. It does not stay
+    importable so: scipy.linalg, if it is imported later, would be without it."""
+    if NAME in sys.modules:
+        yield
+        return
+    sys.modules[NAME] = cython_blas()
+    try:
+        yield
+    finally:
+        sys.modules.pop(NAME, None)
 
 
 @cache

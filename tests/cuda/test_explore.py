@@ -54,7 +54,9 @@ def ptxas():
 
 @pytest.fixture
 def notes(tmp_path):
-    return Notebook("test", tmp_path / "rows.jsonl", time.monotonic() + 300)
+    """And afterwards subnormal numbers are numbers again: the trainings by PyTorch flush them, for the whole process."""
+    yield Notebook("test", tmp_path / "rows.jsonl", time.monotonic() + 300)
+    torch.set_flush_denormal(False)
 
 
 def rows(notes):
