@@ -54,7 +54,7 @@ def ptxas():
 
 @pytest.fixture
 def notes(tmp_path):
-    """And afterwards subnormal numbers are numbers again: the trainings by PyTorch flush them, for the whole process."""
+    """And afterwards subnormal numbers are numbers again: the trainings by PyTorch flush them in the whole process."""
     yield Notebook("test", tmp_path / "rows.jsonl", time.monotonic() + 300)
     torch.set_flush_denormal(False)
 

@@ -66,6 +66,21 @@ def test_ctrl_c_while_a_kernel_is_compiled(tmp_path):
     assert output == "interrupted\n6.0\n"
 
 
+def test_an_optimizer_step_is_not_torn(monkeypatch):
+    """Where several workers make it, the calling thread is none of them: so all have their part of it, or none, and
+    Ctrl-C comes out afterwards."""
+    backend, launched = fm.get_backend("cpu"), []
+
+    def interrupted(body, dtype, workers, *arguments):
+        launched.append((body, workers))
+        return 0, KeyboardInterrupt()
+
+    monkeypatch.setattr(backend, "launch_interruptible", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backend.launch("step", np.dtype(np.float32), 2)
+    assert launched == [("step", 2)]
+
+
 @pytest.mark.parametrize("scenario", ["ctrl_c_anywhere", "ctrl_c_along"])
 def test_ctrl_c_at_every_point_of_the_hand_over(scenario):
     run(scenario)
