@@ -59,17 +59,49 @@ class Gang:
         abandon    is called where a worker failed, and must release the others from their barriers; its exception is
                    raised here when all are out
         """
+        job = _Job(function, arguments, abandon)
+        calls = [_Call(job, context) for context in contexts]
+        reached = self._together(job, calls, lambda: None, interrupt)
+        return calls[0].result, reached
+
+    def run_along(
+        self,
+        function: Callable[..., Any],
+        contexts: Sequence[Any],
+        arguments: tuple[Any, ...],
+        abandon: Callable[[], None],
+    ) -> Any:
+        """What function(contexts[0], *arguments) returns on this thread, when it has run with the other contexts on
+        others. `abandon` as in `run`; an exception that reaches this thread is raised when all are out."""
+        job = _Job(function, arguments, abandon)
+        own, *others = (_Call(job, context) for context in contexts)
+
+        def interrupt() -> None:
+            if not own.done.is_set():  # the others may be waiting for it at a barrier
+                abandon()
+
+        reached = self._together(job, others, own.perform, interrupt) or own.error
+        if reached is not None:
+            raise reached
+        return own.result
+
+    def _together(
+        self, job: "_Job", calls: "list[_Call]", own: Callable[[], None], interrupt: Callable[[], None]
+    ) -> BaseException | None:
+        """Hands out the calls of a job, does `own` beside them, and sees them all out. Gives the exception that reached
+        this thread meanwhile, or raises it where it came before all had their part, and nothing was run."""
         with self._lock:
-            self._fill(self.size)
-            job = _Job(function, arguments, abandon)
-            calls = [_Call(job, context) for context in contexts]
+            while len(self._inboxes) < len(calls):
+                self._inboxes.append(_Inbox(len(self._inboxes)))
             reached: BaseException | None = None
             # An exception may come between any two lines. Until all have their part, it calls the job off; from then
-            # on everything below may be done twice, so it is simply begun again.
+            # on everything but `own` may be done twice, so it is simply begun again.
             try:
                 for inbox, call in zip(self._inboxes, calls, strict=False):
                     inbox.put(call)
                 job.on = True
+                job.decided.set()
+                own()
             except BaseException as error:
                 reached = error
             while True:
@@ -89,54 +121,7 @@ class Gang:
         for call in calls:
             if call.error is not None:
                 raise call.error
-        return calls[0].result, reached
-
-    def run_along(
-        self,
-        function: Callable[..., Any],
-        contexts: Sequence[Any],
-        arguments: tuple[Any, ...],
-        abandon: Callable[[], None],
-    ) -> Any:
-        """What function(contexts[0], *arguments) returns on this thread, when it has run with the other contexts on
-        others. `abandon` as in `run`; an exception that reaches this thread is raised when all are out."""
-        with self._lock:
-            self._fill(self.size - 1)
-            job = _Job(function, arguments, abandon)
-            calls = [_Call(job, context) for context in contexts[1:]]
-            reached: BaseException | None = None
-            took_part = False
-            try:
-                for inbox, call in zip(self._inboxes, calls, strict=False):
-                    inbox.put(call)
-                job.on = True
-                job.decided.set()
-                result = function(contexts[0], *arguments)
-                took_part = True
-            except BaseException as error:
-                reached = error
-            while True:  # as in `run`: everything below may be done twice
-                try:
-                    job.decided.set()
-                    if not job.on:
-                        break
-                    if not took_part:
-                        abandon()
-                    for call in calls:
-                        call.done.wait()
-                    break
-                except BaseException as error:
-                    reached = reached or error
-        if reached is not None:
-            raise reached
-        for call in calls:
-            if call.error is not None:
-                raise call.error
-        return result
-
-    def _fill(self, threads: int) -> None:
-        while len(self._inboxes) < threads:
-            self._inboxes.append(_Inbox(len(self._inboxes)))
+        return reached
 
 
 def _dismiss(inboxes: "list[_Inbox]") -> None:

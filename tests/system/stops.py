@@ -253,6 +253,16 @@ class Interrupt:
         return local
 
 
+def interrupted(n, call, *arguments):
+    """A call with Ctrl-C at its n-th point: (where that was, what it returned, what it raised); what it raised stands
+    also where `Gang.run` returns what reached the caller."""
+    with Interrupt(n) as planted:
+        try:
+            return planted, call(*arguments), None
+        except KeyboardInterrupt as error:
+            return planted, (None, error), error
+
+
 def ctrl_c_anywhere():
     """Ctrl-C at every point of the hand-over: the call ends, with all workers out, and the next one runs. Where it was
     noticed, the workers were told; where it comes before they began, nothing was run."""
@@ -276,12 +286,7 @@ def ctrl_c_anywhere():
         def interrupt(state=state):
             state["stop"] = True
 
-        reached = None
-        with Interrupt(n) as planted:
-            try:
-                _, reached = crew.run(work, (0, 1), (), interrupt, lambda: None)
-            except KeyboardInterrupt as error:
-                reached = error
+        planted, (_, reached), _ = interrupted(n, crew.run, work, (0, 1), (), interrupt, lambda: None)
         assert state["inside"] == 0, f"{planted.where}: workers were still inside when the call came back"
         assert sorted(finished) in ([], [0, 1]), finished
         if planted.where is None:
@@ -313,12 +318,7 @@ def ctrl_c_along():
         def abandon(state=state):
             state["abandoned"] = True
 
-        reached = None
-        with Interrupt(n) as planted:
-            try:
-                crew.run_along(work, (0, 1), (), abandon)
-            except KeyboardInterrupt as error:
-                reached = error
+        planted, _, reached = interrupted(n, crew.run_along, work, (0, 1), (), abandon)
         assert state["inside"] == 0, f"{planted.where}: a worker was still inside when the call came back"
         if planted.where is None:
             assert n > 10 and sorted(finished) == [0, 1]
