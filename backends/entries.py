@@ -1,6 +1,7 @@
 """What every backend can enter: the single kernels, the interpreter and the measurements, by name, and the types that
 they take."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +31,11 @@ def instruction(op: int) -> str:
 def body(name: str) -> Callable[..., Any]:
     """The function of kernels/ behind an entry."""
     return interpreter.one if name in _INSTRUCTIONS else _BODIES[name]
+
+
+def parameters(name: str) -> tuple[str, ...]:
+    """The names of an entry's arguments after the context, in the order of `signature`."""
+    return tuple(inspect.signature(body(name)).parameters)[1:]
 
 
 def bound(binder: Binder, name: str, thin: bool = False) -> Any:
@@ -68,7 +74,7 @@ def signature(name: str, scalar: Any, types: Any, readonly: bool = True) -> tupl
             *(reads(2), reads(2), reads(2), reads(2), writes(2), writes(2), writes(2), writes(1)),
             *(number, number, parameters, number),
         ),
-        "epilogue": (reads(2), reads(1), writes(2), writes(2), flag, number, parameters),
+        "epilogue": (writes(2), reads(1), writes(2), writes(2), flag, number, parameters),
         "bias_gradient": (reads(2), writes(1), flag, number),
         "apply": (reads(2), writes(2), number, parameters),
         "apply_backward": (reads(2), reads(2), writes(2), number, parameters),

@@ -16,6 +16,7 @@ from fusedmlp.kernels.vocabulary import (
     add_rows,
     block,
     const,
+    gapless,
     in_place,
     inner_loop,
     lane,
@@ -40,37 +41,46 @@ from fusedmlp.kernels.vocabulary import (
 
 
 @thin
-def activate_elements(c, z, bias, y, saved, keep, p):
-    for i in range(lane_row(c), z.shape[0], lane_rows(c)):
-        activate_span(c, row(z, i), bias, row(y, i), row(saved, i), keep, p)
+def spans(c, a, b, d):
+    """(count, length) of the rows of three blocks of one shape: where in each they follow on one another, it is one."""
+    rows, columns = a.shape
+    if gapless(c, a) and gapless(c, b) and gapless(c, d):
+        return 1, rows * columns
+    return rows, columns
 
 
-def activate_span(c, z, bias, y, saved, keep, p):
-    z, biased = in_place(c, z, y), bias.shape[0] > 0
+@thin
+def span(a, i, length):
+    return vector(row(a, i), 0, length)
+
+
+@thin
+def activate_elements(c, z, y, saved, keep, p):
+    count, length = spans(c, z, y, saved)
+    for i in range(lane_row(c), count, lane_rows(c)):
+        activate_span(c, span(z, i, length), span(y, i, length), span(saved, i, length), keep, p)
+
+
+def activate_span(c, z, y, saved, keep, p):
+    z = in_place(c, z, y)
     for j in range(lane_column(c), z.shape[0], lane_columns(c)):
-        s = z[j] + bias[j] if biased else z[j]
+        s = z[j]
         if SAVES_PREACTIVATION and keep:
             saved[j] = s
         y[j] = value(s, p)
 
 
 @thin
-def activate_rows(c, z, bias, y, saved, keep, p):
-    biased = bias.shape[0] > 0
+def activate_rows(c, z, y, saved, keep, p):
     for i in range(z.shape[0]):
-        if biased:
-            add_row(c, row(z, i), bias, row(y, i))
-            sync_lanes(c)
-            value(c, row(y, i), row(y, i))
-        else:
-            value(c, row(z, i), row(y, i))
+        value(c, row(z, i), row(y, i))
 
 
-def add_row(c, a, b, y):
-    """y = a + b, shared out among all lanes: y may be a."""
-    a = in_place(c, a, y)
-    for j in range(lane(c), y.shape[0], lanes(c)):
-        y[j] = a[j] + b[j]
+@thin
+def add_to_rows(c, a, y):
+    """Adds the row `a` to each of the block y: a bias, where what made a product did not add it."""
+    for i in range(lane_row(c), y.shape[0], lane_rows(c)):
+        add_span(c, a, row(y, i))
 
 
 @inner_loop
@@ -81,8 +91,9 @@ def add_span(c, a, y):
 
 @thin
 def gradient_elements(c, dy, saved, dz, p):
-    for i in range(lane_row(c), dy.shape[0], lane_rows(c)):
-        gradient_span(c, row(dy, i), row(saved, i), row(dz, i), p)
+    count, length = spans(c, dy, saved, dz)
+    for i in range(lane_row(c), count, lane_rows(c)):
+        gradient_span(c, span(dy, i, length), span(saved, i, length), span(dz, i, length), p)
 
 
 def gradient_span(c, dy, saved, dz, p):
@@ -99,17 +110,18 @@ def gradient_rows(c, dy, saved, dz, p):
 
 @thin
 def update_elements(c, g, w, s0, s1, s2, h):
-    for i in range(lane_row(c), w.shape[0], lane_rows(c)):
-        update_span(c, row(g, i), row(w, i), row(s0, i), row(s1, i), row(s2, i), h)
+    count, length = spans(c, g, w, w)  # slots lie as what they belong to
+    for i in range(lane_row(c), count, lane_rows(c)):
+        w_row, g_row = span(w, i, length), span(g, i, length)
+        update_span(c, g_row, w_row, span(s0, i, length), span(s1, i, length), span(s2, i, length), h)
 
 
 @inner_loop
 def update_span(c, g, w, s0, s1, s2, h):
-    none = const(h[0], 0)
     for j in range(lane_column(c), w.shape[0], lane_columns(c)):
-        a = s0[j] if SLOTS > 0 else none
-        b = s1[j] if SLOTS > 1 else none
-        d = s2[j] if SLOTS > 2 else none
+        a = s0[j] if SLOTS > 0 else const(w[j], 0)
+        b = s1[j] if SLOTS > 1 else const(w[j], 0)
+        d = s2[j] if SLOTS > 2 else const(w[j], 0)
         w[j], a, b, d = step(w[j], g[j], a, b, d, h)
         if SLOTS > 0:
             s0[j] = a
@@ -119,8 +131,8 @@ def update_span(c, g, w, s0, s1, s2, h):
             s2[j] = d
 
 
-# activate_tile(kind, c, z, bias, y, saved, keep, p): y = f(z + bias); with `keep`, z + bias goes to `saved` where
-# the rule saves it. z may be y. A rule of scope "row" takes each row of the tile as the whole row.
+# activate_tile(kind, c, z, y, saved, keep, p): y = f(z); with `keep`, z goes to `saved` where the rule saves it. z may
+# be y. A rule of scope "row" takes each row of the tile as the whole row.
 activate_tile = Choice(
     "activations",
     lambda rule: activate_elements if rule.scope == "element" else activate_rows,
@@ -153,22 +165,22 @@ def dense_forward(c, x, weight, by_input, bias, y, saved, keep, kind, p, tiles):
         target = block(y, i, j, m, n)
         z = product_tile(c, target)
         of_outputs = block(weight, 0, j, inputs, n) if by_input else block(weight, j, 0, n, inputs)
-        matmul_tile(c, block(x, i, 0, m, inputs), False, of_outputs, not by_input, z, False)
         b = vector(bias, j, n) if bias.shape[0] > 0 else bias
-        activate_tile(kind, c, z, b, target, block(saved, i, j, m, n), keep, p)
+        matmul_tile(c, block(x, i, 0, m, inputs), False, of_outputs, not by_input, z, False, b)
+        activate_tile(kind, c, z, target, block(saved, i, j, m, n), keep, p)
         sync_lanes(c)
 
 
 @thin
 def input_gradient(c, dz, weight, by_input, saved, dx, kind, p, tiles):
     """dx = (dz weight) f'(saved) on these tiles of dx, f being the activation of the layer below."""
-    outputs = dz.shape[1]
+    outputs, none = dz.shape[1], vector(row(dz, 0), 0, 0)
     for k in range(count_tiles(c, tiles)):
         i, m, j, n = tile(c, tiles, k)
         target = block(dx, i, j, m, n)
         z = product_tile(c, target)
         to_inputs = block(weight, j, 0, n, outputs) if by_input else block(weight, 0, j, outputs, n)
-        matmul_tile(c, block(dz, i, 0, m, outputs), False, to_inputs, by_input, z, False)
+        matmul_tile(c, block(dz, i, 0, m, outputs), False, to_inputs, by_input, z, False, none)
         gradient_tile(kind, c, z, block(saved, i, j, m, n), target, p)
         sync_lanes(c)
 
@@ -177,11 +189,11 @@ def input_gradient(c, dz, weight, by_input, saved, dx, kind, p, tiles):
 def weight_update(c, dz, x, weight, s0, s1, s2, kind, h, tiles):
     """weight (I, O) takes one optimizer step by xᵀ dz, on these tiles of weight: the gradient of a tile lives only
     until its step is done."""
-    batch = x.shape[0]
+    batch, none = x.shape[0], vector(row(x, 0), 0, 0)
     for k in range(count_tiles(c, tiles)):
         i, m, o, n = tile(c, tiles, k)
         g = scratch(c, weight, m, n)
-        matmul_tile(c, block(x, 0, i, batch, m), True, block(dz, 0, o, batch, n), False, g, False)
+        matmul_tile(c, block(x, 0, i, batch, m), True, block(dz, 0, o, batch, n), False, g, False, none)
         update_tile(
             kind,
             c,
@@ -257,7 +269,6 @@ def activate(c, z, y, saved, keep, kind, p, first_row, last_row):
             kind,
             c,
             block(z, first_row, 0, rows, columns),
-            vector(row(z, 0), 0, 0),
             block(y, first_row, 0, rows, columns),
             block(saved, first_row, 0, rows, columns),
             keep,
@@ -282,9 +293,9 @@ def activation_backward(c, dy, saved, dz, kind, p, first_row, last_row):
 
 def weight_gradient(c, dz, x, dweight, accumulate, first_row, last_row):
     """dweight (O, I) = dzᵀ x on a range of rows; += with `accumulate`."""
-    batch = x.shape[0]
+    batch, none = x.shape[0], vector(row(x, 0), 0, 0)
     tiles = all_tiles(first_row, last_row, 0, x.shape[1])
     for k in range(count_tiles(c, tiles)):
         o, m, i, n = tile(c, tiles, k)
         target = block(dweight, o, i, m, n)
-        matmul_tile(c, block(dz, 0, o, batch, m), True, block(x, 0, i, batch, n), False, target, accumulate)
+        matmul_tile(c, block(dz, 0, o, batch, m), True, block(x, 0, i, batch, n), False, target, accumulate, none)

@@ -9,6 +9,7 @@ from fusedmlp.kernels.choice import instruction
 from fusedmlp.kernels.dense import (
     activate_tile,
     add_span,
+    add_to_rows,
     bias_update,
     dense_forward,
     gradient_tile,
@@ -298,8 +299,8 @@ def piece(c, i, tiles, k):
 
 @thin
 def rows_now(at, length, columns, a, buffer, now):
-    """This step's rows of some data `a`, (rows, columns): as they were gathered in the buffer, or with length 0 where
-    they lie."""
+    """This step's rows of some data or of the result `a`, (rows, columns): those in the buffer, or with length 0 where
+    they lie in `a`."""
     _, start, rows, _, _ = now
     if length > 0:
         return block(matrix(buffer, at, rows, length), 0, 0, rows, columns)
@@ -341,9 +342,9 @@ def copy_span(c, a, y):
 
 @thin
 def forward(c, i, buffer, data, now):
-    _, _, rows, _, _ = now
+    (given, _, _, _, _, _, _, _, result), (_, _, rows, _, _) = data, now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
-    x = rows_now(i[X_AT], i[X_LENGTH], inputs, data[0], buffer, now)
+    x = rows_now(i[X_AT], i[X_LENGTH], inputs, given, buffer, now)
     weight = block(home(c, buffer, i[W_AT], inputs, i[W_LENGTH]), 0, 0, inputs, outputs)
     bias = vector(buffer, i[B_AT], outputs if i[B_LENGTH] > 0 else 0)
     p = parameters(i, buffer)
@@ -361,8 +362,8 @@ def forward(c, i, buffer, data, now):
         x, weight = block(x, 0, first_input, rows, part), block(weight, first_input, 0, part, outputs)
         at += worker(c) * i[STRIDE]
         saved_at = at
-    y = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, outputs)
-    saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, outputs)
+    y = rows_now(at, i[Y_LENGTH], outputs, result, buffer, now)
+    saved = rows_now(saved_at, i[S_LENGTH], outputs, result, buffer, now)
     tiles = first_row, last_row, first_column, last_column, first, every
     dense_forward(c, x, weight, True, bias, y, saved, i[KEEP] > 0, i[KIND], p, tiles)
 
@@ -397,7 +398,7 @@ def backward(c, i, buffer, data, now):
 @thin
 def join(c, i, buffer, data, now):
     """The partial sums of all workers, added in the order of the workers, then the epilogue of the layer."""
-    _, _, rows, _, _ = now
+    (_, _, _, _, _, _, _, _, result), (_, _, rows, _, _) = data, now
     forwards = i[OP] == JOIN
     columns = i[OUTPUTS] if forwards else i[INPUTS]
     p = parameters(i, buffer)
@@ -409,26 +410,27 @@ def join(c, i, buffer, data, now):
             part = block(matrix(buffer, i[X_AT] + k * i[STRIDE], rows, i[X_LENGTH]), first, j, m, n)
             for r in range(lane_row(c), m, lane_rows(c)):
                 add_span(c, row(part, r), row(sums, r))
+        if i[B_LENGTH] > 0:
+            add_to_rows(c, vector(buffer, i[B_AT] + j, n), sums)
         sync_lanes(c)
-        y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), first, j, m, n)
-        saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), first, j, m, n)
+        y = block(rows_now(i[Y_AT], i[Y_LENGTH], columns, result, buffer, now), first, j, m, n)
+        saved = block(rows_now(i[S_AT], i[S_LENGTH], columns, result, buffer, now), first, j, m, n)
         if forwards:
-            bias = vector(buffer, i[B_AT] + j, n if i[B_LENGTH] > 0 else 0)
-            activate_tile(i[KIND], c, sums, bias, y, saved, i[KEEP] > 0, p)
+            activate_tile(i[KIND], c, sums, y, saved, i[KEEP] > 0, p)
         else:
             gradient_tile(i[KIND], c, sums, saved, y, p)
 
 
 @thin
 def through_activation(c, i, buffer, data, now):
-    _, _, rows, _, _ = now
+    (_, _, _, _, _, _, _, _, result), (_, _, rows, _, _) = data, now
     p = parameters(i, buffer)
     count, tiles = pieces_of(c, i, rows, i[OUTPUTS])
     for number in range(count):
         first, m, j, n = piece(c, i, tiles, number)
-        y = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), first, j, m, n)
+        y = block(rows_now(i[Y_AT], i[Y_LENGTH], i[OUTPUTS], result, buffer, now), first, j, m, n)
         if i[OP] == ACTIVATE:
-            activate_tile(i[KIND], c, y, vector(buffer, 0, 0), y, y, False, p)
+            activate_tile(i[KIND], c, y, y, y, False, p)
         else:
             saved = block(matrix(buffer, i[S_AT], rows, i[S_LENGTH]), first, j, m, n)
             gradient_tile(i[KIND], c, y, saved, y, p)

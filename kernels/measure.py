@@ -9,12 +9,12 @@ def multiply(c, a, b, z, times):
     """z = a b, `times` times over, the rows shared out; a (M, K), b (K, N), z (M, N)."""
     first, last = share(z.shape[0], 1, worker(c), workers(c))
     inner, columns = b.shape
-    tiles = all_tiles(first, last, 0, columns)
+    tiles, none = all_tiles(first, last, 0, columns), vector(row(a, 0), 0, 0)
     for _ in range(times):
         for k in range(count_tiles(c, tiles)):
             i, m, j, n = tile(c, tiles, k)
             left, right = block(a, i, 0, m, inner), block(b, 0, j, inner, n)
-            matmul_tile(c, left, False, right, False, block(z, i, j, m, n), False)
+            matmul_tile(c, left, False, right, False, block(z, i, j, m, n), False, none)
 
 
 def add(c, a, y, times):

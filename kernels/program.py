@@ -117,11 +117,10 @@ class Geometry:
         return padded + self.alignment if self.colliding and padded % self.colliding == 0 else padded
 
     def row_length(self, extent: int) -> int:
-        """Of weights: the distance for what fills a line of cache; below that the next power of two, so that no row
-        lies in two lines."""
-        if extent >= self.alignment:
-            return self.distance(extent)
-        return min(1 << (extent - 1).bit_length(), self.alignment)
+        """Of weights: the distance for what fills a line of cache. Narrower rows follow on one another, so that an
+        optimizer's step takes all as one; whole lines are shared out all the same, being as many rows as a line has
+        elements."""
+        return self.distance(extent) if extent >= self.alignment else extent
 
 
 @dataclass(frozen=True)
@@ -156,7 +155,7 @@ class Layout:
         return made
 
     def refer(self, name: str, columns: int) -> Block:
-        """Rows of the data, which take no room here."""
+        """Rows of the data or of the result, which take no room here."""
         made = self.blocks[name] = Block(name, 0, 0, columns, 0)
         return made
 
@@ -408,8 +407,9 @@ class _Composer:
         self.write(GATHER, shared | extents | self.filled(a) | self.blocks(**gathered), *writes)
 
     def forward_layer(self, layer: int, activation: Activation, keep: bool) -> None:
-        outputs = self.network.sizes[layer + 1]
-        y = self.layout.add(f"a {layer + 1}", self.batch, outputs)
+        name, outputs = f"a {layer + 1}", self.network.sizes[layer + 1]
+        result = self.in_order and not keep and layer == self.network.layers - 1
+        y = self.layout.refer(name, outputs) if result else self.layout.add(name, self.batch, outputs)
         keep = keep and activation.saves == "preactivation"
         saved = self.layout.add(f"z {layer + 1}", self.batch, outputs) if keep else y
         self.saved[layer + 1] = (activation, saved)
@@ -443,25 +443,22 @@ class _Composer:
         )
 
     def forward_library(self, layer: int, epilogue: Fields, y: Block, saved: Block) -> None:
-        """The bare product, to which a library adds the bias where there is no more to do; else the rest as if it were
-        the one partial sum."""
-        x, weight = self.layout[f"a {layer}"], self.weights(layer)["W"]
-        last = epilogue[KIND] == kind("activations", identity) and saved is y
-        bias = self.bias(layer)
+        """The product, to which a library adds the bias, and then the rest, if there is more to do, as if it were the
+        one partial sum."""
+        x, weight, bias = self.layout[f"a {layer}"], self.weights(layer)["W"], self.bias(layer)
         self.write(
             FORWARD,
-            self.product(layer) | self.blocks(X=x, W=weight, Y=saved, S=saved, **(bias if last else {})),
+            self.product(layer) | self.blocks(X=x, W=weight, Y=saved, S=saved, **bias),
             Access(x.name, "all"),
             Access(weight.name, "all"),
-            *(Access(block.name, "all") for block in bias.values() if last),
+            *(Access(block.name, "all") for block in bias.values()),
             Access(saved.name, "all", True),
         )
-        if not last:
+        if epilogue[KIND] != kind("activations", identity) or saved is not y:
             shared, axis = _shared_out(self.partitions[layer])
             self.write(
                 JOIN,
-                epilogue | shared | {PARTS: 1} | self.blocks(X=saved, Y=y, S=saved, **bias),
-                *(Access(block.name, "all") for block in bias.values()),
+                epilogue | shared | {PARTS: 1} | self.blocks(X=saved, Y=y, S=saved),
                 Access(y.name, axis, True),
                 Access(saved.name, axis, True),
             )
@@ -507,6 +504,8 @@ class _Composer:
 
     def result(self) -> None:
         y = self.layout[f"a {self.network.layers}"]
+        if not y.length:  # it was written where it is wanted
+            return
         shared, axis = _shared_out(self.partitions[-1])
         self.write(RESULT, shared | {OUTPUTS: self.network.sizes[-1]} | self.blocks(Y=y), Access(y.name, axis))
 

@@ -10,6 +10,7 @@ from fusedmlp.kernels.dense import (
     activate,
     activate_tile,
     activation_backward,
+    add_to_rows,
     clear_span,
     column_sums,
     dense_forward,
@@ -80,20 +81,16 @@ def backward(c, dy, x, weight, saved, panel, dx, dweight, dbias, kind, identity_
 
 
 def epilogue(c, z, bias, y, saved, keep, kind, p):
-    """y = f(z + bias), and with `keep` saved = z + bias, of a product z that is there; y and saved may be z."""
+    """y = f(z + bias), and with `keep` saved = z + bias, of a product z that is there, which becomes z + bias; y and
+    saved may be z."""
     first, last = share(z.shape[0], 1, worker(c), workers(c))
     rows, columns = last - first, z.shape[1]
     if rows > 0:
-        activate_tile(
-            kind,
-            c,
-            block(z, first, 0, rows, columns),
-            bias,
-            block(y, first, 0, rows, columns),
-            block(saved, first, 0, rows, columns),
-            keep,
-            p,
-        )
+        z = block(z, first, 0, rows, columns)
+        if bias.shape[0] > 0:
+            add_to_rows(c, bias, z)
+            sync_lanes(c)
+        activate_tile(kind, c, z, block(y, first, 0, rows, columns), block(saved, first, 0, rows, columns), keep, p)
 
 
 def bias_gradient(c, dz, dbias, accumulate, multiple):

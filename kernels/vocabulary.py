@@ -237,6 +237,11 @@ def row(a, i):
 
 
 @word
+def gapless(c, a):
+    """Whether the rows of block `a` follow on one another in memory, and the backend works faster on them as one."""
+
+
+@word
 def in_place(c, z, y):
     """The row z, or where the backend works faster on a single one, the row y with the numbers of z: for a loop that
     reads element j of the result and then writes y[j]. y is as long as z, and z itself or apart from it; what else the
@@ -266,9 +271,10 @@ def scratch(c, like, rows, columns):
 
 
 @word
-def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
-    """z = op(a) op(b), or z += with `accumulate`; op transposes where its flag says so. All lanes of the worker
-    call it, and meet before it returns. The order of summation depends on the shapes alone."""
+def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate, bias):
+    """z = op(a) op(b), or z += with `accumulate`, or each row of z = with the vector `bias` added, where that is not
+    empty: not both; op transposes where its flag says so. All lanes of the worker call it, and meet before it returns.
+    The order of summation depends on the shapes alone."""
 
 
 @word

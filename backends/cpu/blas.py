@@ -16,10 +16,12 @@ from typing import Any
 import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fusedmlp.backends.cpu.compiling import CALLED, INNER_LOOP
+from fusedmlp.backends.cpu.machine import row
 from fusedmlp.backends.cpu.vectors import int32, int64
 from fusedmlp.backends.views import itemsize_of, source_of
 
@@ -77,14 +79,30 @@ def room(dtype: np.dtype) -> int:
     return 0
 
 
+@njit(**CALLED)
+def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate, bias):
+    """The word. BLAS adds to what is there: a bias is put there first."""
+    if bias.shape[0] > 0:
+        for i in range(z.shape[0]):
+            copy_row(bias, row(z, i))
+        accumulate = True
+    gemm(a, transpose_a, b, transpose_b, z, accumulate)
+
+
+@njit(**INNER_LOOP)
+def copy_row(a, y):
+    for j in range(y.shape[0]):
+        y[j] = a[j]
+
+
 @intrinsic
-def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate):
+def gemm(typing_context, a, transpose_a, b, transpose_b, z, accumulate):
     """z = op(a) op(b), or z += : row-major blocks through BLAS, which counts by columns, so it is handed the
     transposed product, zᵀ = op(b)ᵀ op(a)ᵀ. Sizes must fit 32 bits."""
 
     def generate(context, builder, signature, arguments):
-        a, b, z = (source_of(context, builder, signature, arguments, i) for i in (1, 3, 5))
-        transpose_a, transpose_b, accumulate = (arguments[i] for i in (2, 4, 6))
+        a, b, z = (source_of(context, builder, signature, arguments, i) for i in (0, 2, 4))
+        transpose_a, transpose_b, accumulate = (arguments[i] for i in (1, 3, 5))
         scalar = context.get_data_type(z_type.dtype)
         itemsize = itemsize_of(context, types, z_type)
 
@@ -134,7 +152,7 @@ def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate
         return context.get_dummy_value()
 
     z_type = z
-    return types.void(c, a, types.boolean, b, types.boolean, z, types.boolean), generate
+    return types.void(a, types.boolean, b, types.boolean, z, types.boolean), generate
 
 
 class Hold:

@@ -97,9 +97,10 @@ def geometry(typing_context, like):
 
 
 @intrinsic
-def multiply(typing_context, like, rows, vectors, a, a_row, a_step, b, b_step, z, z_row, inner, accumulate):
-    """z = op(a) op(b), or z += , for a register tile of that form: row i and term k of op(a) are at a + i a_row +
-    k a_step, a row of op(b) at b + k b_step, one of z at z + i z_row."""
+def multiply(typing_context, like, rows, vectors, a, a_row, a_step, b, b_step, z, z_row, inner, more, more_row, adding):
+    """z = op(a) op(b) for a register tile of that form: row i and term k of op(a) are at a + i a_row + k a_step, a row
+    of op(b) at b + k b_step, one of z at z + i z_row. With `adding`, what is at more + i more_row is added to it; it is
+    read in any case."""
 
     def generate(context, builder, signature, arguments):
         tile, (_, rows, vectors, *rest) = register_tile(), arguments
@@ -115,11 +116,11 @@ def multiply(typing_context, like, rows, vectors, a, a_row, a_step, b, b_step, z
         builder.position_at_end(end)
         return context.get_dummy_value()
 
-    return types.void(like, *(types.int64,) * 10, types.boolean), generate
+    return types.void(like, *(types.int64,) * 12, types.boolean), generate
 
 
 def _multiply(emit: Emitter, rows: int, vectors: int, arguments: list[Any]) -> None:
-    a, a_row, a_step, b, b_step, z, z_row, inner, accumulate = arguments
+    a, a_row, a_step, b, b_step, z, z_row, inner, more, more_row, adding = arguments
     builder, grid = emit.builder, [(row, vector) for row in range(rows) for vector in range(vectors)]
     rows_of_a = [builder.mul(a_row, int64(row)) for row in range(rows)]
     before, turn, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("after")
@@ -145,7 +146,8 @@ def _multiply(emit: Emitter, rows: int, vectors: int, arguments: list[Any]) -> N
         total.add_incoming(added[place], turn)
     for (row, vector), total in totals.items():
         place = emit.vectors_on(emit.rows_on(z, z_row, row), vector)
-        emit.store(builder.select(accumulate, builder.fadd(emit.load(place), total), total), place)
+        addend = emit.load(emit.vectors_on(emit.rows_on(more, more_row, row), vector))
+        emit.store(builder.select(adding, builder.fadd(total, addend), total), place)
 
 
 def _transposing(masked: bool) -> Any:
@@ -195,18 +197,19 @@ def move_vector(typing_context, like, source, target):
 
 
 @intrinsic
-def move_masked(typing_context, like, source, target, count, accumulate):
-    """The first `count` numbers of a vector, or all; or they are added to what is there."""
+def move_masked(typing_context, like, source, target, count, more, adding):
+    """The first `count` numbers of a vector, or all; with `adding`, those at `more` are added, which are read in any
+    case."""
 
     def generate(context, builder, signature, arguments):
-        emit, (_, source, target, count, accumulate) = _emitter(builder, like), arguments
+        emit, (_, source, target, count, more, adding) = _emitter(builder, like), arguments
         mask = emit.mask(count)
         moved = emit.load_masked(source, mask)
-        summed = builder.fadd(emit.load_masked(target, mask), moved)
-        emit.store_masked(builder.select(accumulate, summed, moved), target, mask)
+        summed = builder.fadd(moved, emit.load_masked(more, mask))
+        emit.store_masked(builder.select(adding, summed, moved), target, mask)
         return context.get_dummy_value()
 
-    return types.void(like, types.int64, types.int64, types.int64, types.boolean), generate
+    return types.void(like, *(types.int64,) * 4, types.boolean), generate
 
 
 @njit(**CALLED)
@@ -232,13 +235,14 @@ def pack(like, b, b_row, transposed, terms, columns, panel):
             for j in range(0, whole, lanes):
                 move_vector(like, source + j * size, target + j * size)
             if whole < columns:
-                move_masked(like, source + whole * size, target + whole * size, columns - whole, False)
+                rest, place = source + whole * size, target + whole * size
+                move_masked(like, rest, place, columns - whole, rest, False)
 
 
 @njit(**CALLED)
-def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, accumulate, panel):
-    """z = op(a) op(b), or z += , where shape is (rows and columns of z, terms of a sum); `panel` is the address of
-    scratch as `room` says."""
+def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, more, more_row, adding, panel):
+    """z = op(a) op(b), or with `adding` + the matrix at `more`, where shape is (rows and columns of z, terms of a sum);
+    `panel` is the address of scratch as `room` says."""
     rows, columns, inner = shape
     most_rows, most_columns, lanes, size = geometry(like)
     a_step = size
@@ -246,7 +250,9 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
         a_row, a_step = size, a_row
     edge = panel + INNER * most_columns * size
     for first in range(0, max(inner, 1), INNER):
-        terms, adding = min(INNER, inner - first), accumulate or first > 0
+        terms = min(INNER, inner - first)
+        if first > 0:
+            more, more_row, adding = z, z_row, True
         for column in range(0, columns, most_columns):
             width = min(most_columns, columns - column)
             vectors = (width + lanes - 1) // lanes
@@ -262,14 +268,15 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
             while done < rows:
                 form = form_for(rows - done, most_rows)
                 a_now, z_now = a + done * a_row + first * a_step, z + done * z_row + column * size
+                with_a, with_b, added = (a_now, a_row, a_step), (b_now, b_step), more + done * more_row + column * size
                 if whole:
-                    multiply(like, form, vectors, a_now, a_row, a_step, b_now, b_step, z_now, z_row, terms, adding)
+                    multiply(like, form, vectors, *with_a, *with_b, z_now, z_row, terms, added, more_row, adding)
                 else:
-                    multiply(like, form, vectors, a_now, a_row, a_step, b_now, b_step, edge, b_step, terms, False)
+                    multiply(like, form, vectors, *with_a, *with_b, edge, b_step, terms, edge, b_step, False)
                     for i in range(form):
                         for j in range(0, width, lanes):
                             source, target = edge + i * b_step + j * size, z_now + i * z_row + j * size
-                            move_masked(like, source, target, width - j, adding)
+                            move_masked(like, source, target, width - j, added + i * more_row + j * size, adding)
                 done += form
 
 
@@ -286,18 +293,18 @@ def form_for(rows, most):
 # Nothing of these may be a closure, which is compiled anew in each process. Flags are numbers, as C has them.
 
 
-def _of_float32(rows, columns, inner, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, accumulate, panel):
-    shape, like = (rows, columns, inner), np.float32(0)
-    product(like, shape, a, a_row, transpose_a > 0, b, b_row, transpose_b > 0, z, z_row, accumulate > 0, panel)
+def _of_float32(m, n, inner, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, more, more_row, adding, panel):
+    shape, of_a, of_b = (m, n, inner), (a, a_row, transpose_a > 0), (b, b_row, transpose_b > 0)
+    product(np.float32(0), shape, *of_a, *of_b, z, z_row, more, more_row, adding > 0, panel)
 
 
-def _of_float64(rows, columns, inner, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, accumulate, panel):
-    shape, like = (rows, columns, inner), np.float64(0)
-    product(like, shape, a, a_row, transpose_a > 0, b, b_row, transpose_b > 0, z, z_row, accumulate > 0, panel)
+def _of_float64(m, n, inner, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row, more, more_row, adding, panel):
+    shape, of_a, of_b = (m, n, inner), (a, a_row, transpose_a > 0), (b, b_row, transpose_b > 0)
+    product(np.float64(0), shape, *of_a, *of_b, z, z_row, more, more_row, adding > 0, panel)
 
 
 _FUNCTIONS = {"float32": _of_float32, "float64": _of_float64}
-_ARGUMENTS = 13
+_ARGUMENTS = 15
 
 
 @cache
@@ -315,8 +322,9 @@ def _symbol(name: str) -> str:
 
 
 @intrinsic
-def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate):
-    """The word. Its scratch is at the end of the context's fourth member."""
+def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate, bias):
+    """The word. What is added is z itself, or the bias as each row. Its scratch is at the end of the context's fourth
+    member."""
     dtype = z.dtype
 
     def generate(context, builder, signature, arguments):
@@ -336,9 +344,15 @@ def matmul_tile(typing_context, c, a, transpose_a, b, transpose_b, z, accumulate
         (length,) = cgutils.unpack_tuple(builder, scratch.shape, 1)
         start = builder.sub(length, int64(room(np.dtype(dtype.name))))
         panel = builder.ptrtoint(builder.gep(scratch.data, [start]), int64)
-        given = [rows, columns, inner, *place(a), flag(2), *place(b), flag(4), *place(z), flag(6), panel]
+        bias = source_of(context, builder, signature, arguments, 7)
+        (terms,) = cgutils.unpack_tuple(builder, bias.shape, 1)
+        biased = builder.icmp_signed(">", terms, terms.type(0))
+        of_bias = builder.ptrtoint(bias.data, int64), int64(0)
+        more = [builder.select(biased, one, other) for one, other in zip(of_bias, place(z), strict=True)]
+        adding = builder.zext(builder.or_(biased, arguments[6]), int64)
+        given = [rows, columns, inner, *place(a), flag(2), *place(b), flag(4), *place(z), *more, adding, panel]
         kind = ir.FunctionType(ir.VoidType(), [int64] * _ARGUMENTS)
         builder.call(cgutils.get_or_insert_function(builder.module, kind, _symbol(dtype.name)), given)
         return context.get_dummy_value()
 
-    return types.void(c, a, types.boolean, b, types.boolean, z, types.boolean), generate
+    return types.void(c, a, types.boolean, b, types.boolean, z, types.boolean, bias), generate

@@ -20,6 +20,19 @@ STRETCH_LENGTH = STRETCH * LANES
 
 
 @intrinsic
+def gapless(typing_context, c, a):
+    """A loop over a row takes as long to begin and to end as for 64 numbers."""
+
+    def generate(context, builder, signature, arguments):
+        source = source_of(context, builder, signature, arguments, 1)
+        stride, itemsize = cgutils.unpack_tuple(builder, source.strides, 2)
+        columns = cgutils.unpack_tuple(builder, source.shape, 2)[1]
+        return builder.icmp_signed("==", stride, builder.mul(columns, itemsize))
+
+    return types.boolean(c, a), generate
+
+
+@intrinsic
 def in_place(typing_context, c, z, y):
     """y, after it was given the numbers of z: where a loop reads and writes one row, LLVM need not fear that it reads
     what a turn before has written."""
@@ -99,3 +112,35 @@ def stretch_exp(typing_context, c, z, m, y):
         return lanes.joined(made, builder.fadd, 0.0)
 
     return z.dtype(c, z, m, y), generate
+
+
+ABREAST = 4  # vectors of sums: each waits for its last addition before it begins the next
+
+
+@intrinsic
+def add_rows(typing_context, c, a, y):
+    """Row after row, by columns of ABREAST vectors whose sums stay in registers."""
+
+    def generate(context, builder, signature, arguments):
+        emit = Emitter(builder, a.dtype.bitwidth, LANES)
+        source, target = (source_of(context, builder, signature, arguments, position) for position in (1, 2))
+        start, end = (builder.ptrtoint(array.data, int64) for array in (source, target))
+        stride, _ = cgutils.unpack_tuple(builder, source.strides, 2)
+        rows, columns = cgutils.unpack_tuple(builder, source.shape, 2)
+        step = rows.type(ABREAST * LANES)
+        with cgutils.for_range_slice(builder, rows.type(0), columns, step) as (column, _):
+            left, offset = builder.sub(columns, column), builder.mul(column, int64(emit.size))
+            masks = [emit.mask(builder.sub(left, int64(LANES * number))) for number in range(ABREAST)]
+            sums = [cgutils.alloca_once_value(builder, emit.zero) for _ in masks]
+            for total in sums:
+                builder.store(emit.zero, total)
+            with cgutils.for_range(builder, rows) as loop:
+                line = builder.add(builder.add(start, offset), builder.mul(loop.index, stride))
+                for number, (mask, total) in enumerate(zip(masks, sums, strict=True)):
+                    numbers = emit.load_masked(emit.vectors_on(line, number), mask)
+                    builder.store(builder.fadd(builder.load(total), numbers), total)
+            for number, (mask, total) in enumerate(zip(masks, sums, strict=True)):
+                emit.store_masked(builder.load(total), emit.vectors_on(builder.add(end, offset), number), mask)
+        return context.get_dummy_value()
+
+    return types.void(c, a, y), generate

@@ -9,7 +9,7 @@ from numba import njit, types
 from numba.extending import intrinsic
 
 from fusedmlp.backends.cpu import mathematics
-from fusedmlp.backends.cpu.compiling import CALLED, INNER_LOOP
+from fusedmlp.backends.cpu.compiling import CALLED
 from fusedmlp.backends.cpu.machine import (
     atomic_add,
     atomic_load,
@@ -24,7 +24,15 @@ from fusedmlp.backends.cpu.machine import (
     yield_core,
 )
 from fusedmlp.backends.cpu.product import matmul_tile
-from fusedmlp.backends.cpu.rows import STRETCH_LENGTH, in_place, stretch_exp, stretch_max, stretch_sum
+from fusedmlp.backends.cpu.rows import (
+    STRETCH_LENGTH,
+    add_rows,
+    gapless,
+    in_place,
+    stretch_exp,
+    stretch_max,
+    stretch_sum,
+)
 from fusedmlp.backends.views import constant_of
 
 # The words by which workers meet lie 64 bytes apart, so that no two share a line of cache.
@@ -123,21 +131,6 @@ def only_part(typing_context, c, part, count):
     return part(c, part, count), lambda context, builder, signature, arguments: arguments[1]
 
 
-@njit(**CALLED)
-def add_rows(c, a, y):
-    """Row after row; the columns of each are added as vectors."""
-    for j in range(y.shape[0]):
-        y[j] = const(y[j], 0)
-    for i in range(a.shape[0]):
-        add_to(row(a, i), y)
-
-
-@njit(**INNER_LOOP)
-def add_to(a, y):
-    for j in range(y.shape[0]):
-        y[j] += a[j]
-
-
 WORDS = {
     "const": const,
     **mathematics.WORDS,
@@ -170,6 +163,7 @@ WORDS = {
     "move_out": stay,
     "block": block,
     "row": row,
+    "gapless": gapless,
     "in_place": in_place,
     "tile_rows": constant(TILE_ROWS),
     "tile_columns": constant(TILE_COLUMNS),

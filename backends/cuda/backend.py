@@ -23,13 +23,13 @@ from fusedmlp.backends.call import Call
 from fusedmlp.backends.cuda.driver import Driver
 from fusedmlp.backends.cuda.kinds import Kind, Shape, rules_among, rules_of
 from fusedmlp.backends.cuda.launches import Launches, bare_products
-from fusedmlp.backends.cuda.products import MOST_ALIGNED, Product
+from fusedmlp.backends.cuda.products import BIAS_ALIGNED, MOST_ALIGNED, Product
 from fusedmlp.backends.cuda.staging import Staged
 from fusedmlp.backends.cuda.words import REQUEST, ROOM, SYNC_LENGTH, UNFINISHED
 from fusedmlp.backends.feed import Data, Feed
 from fusedmlp.backends.plan import Plan
 from fusedmlp.kernels import losses, optimizers
-from fusedmlp.kernels.activations import Activation, identity
+from fusedmlp.kernels.activations import Activation
 from fusedmlp.kernels.program import HOME, Network, Program, program
 from fusedmlp.kernels.rules import kind
 
@@ -131,23 +131,19 @@ class CudaBackend(Backend):
         return Plan(8 * self._driver.multiprocessors, ("tiles",) * network.layers, "instructions", products)
 
     def _with_algorithms(self, plan: Plan, network: Network, dtype: np.dtype, batch: int, precision: str) -> Plan:
-        """The plan with the algorithm of each product of a training that is a library's. Whether the output's product
-        is bare or has a bias depends on the loss; then both are named."""
-        forms = [network]
-        if network.activations[-1].name in {loss.logits for loss in losses.REGISTRY.values()}:
-            forms.append(replace(network, activations=(*network.activations[:-1], identity)))
-        products: dict[Product, None] = {}
-        for form in forms if any(plan.libraries()) else ():
-            training = program(
-                form,
-                self.geometry(dtype, plan),
-                batch=batch,
-                partitions=plan.codes(),
-                libraries=plan.libraries(),
-                loss=losses.mse,
-                update=optimizers.SGD_UPDATE,
-            )
-            products |= dict.fromkeys(bare_products(training, dtype, precision))
+        """The plan with the algorithm of each product of a training that is a library's."""
+        if not any(plan.libraries()):
+            return plan
+        training = program(
+            network,
+            self.geometry(dtype, plan),
+            batch=batch,
+            partitions=plan.codes(),
+            libraries=plan.libraries(),
+            loss=losses.mse,
+            update=optimizers.SGD_UPDATE,
+        )
+        products = dict.fromkeys(bare_products(training, dtype, precision))
         named = ((str(product), self._driver.planned(product).hex()) for product in products)
         return replace(plan, algorithms=tuple(named))
 
@@ -169,7 +165,8 @@ class CudaBackend(Backend):
             super()._forward(x, weight, bias, y, saved, keep, rule, precision)
             return
         z = saved if keep else y
-        self._product(x, weight, z, precision, transpose_b=True)
+        if self._product(x, weight, z, precision, bias, transpose_b=True):
+            bias = self._none(x.dtype)
         if bias.size or keep or rule.name != "identity":
             workers = self.workers_for(ELEMENTWISE * y.size)
             numbers = kind("activations", rule), values(rule, x.dtype)
@@ -207,12 +204,19 @@ class CudaBackend(Backend):
         rounded = precision != dtype.name
         return multiplications > 0 and (rounded or multiplications >= PRODUCTS_OF_A_LIBRARY)
 
-    def _product(self, a: Array, b: Array, out: Array, precision: str, **options: Any) -> None:
-        """out = op(a) op(b) of contiguous matrices."""
+    def _product(
+        self, a: Array, b: Array, out: Array, precision: str, bias: Array | None = None, **options: Any
+    ) -> bool:
+        """out = op(a) op(b) of contiguous matrices, and whether the bias was added, if one is given."""
         addresses = [self.memory.address(array) for array in (a, b, out)]
-        alignment = gcd(MOST_ALIGNED, *addresses)
-        product = Product.of(a.shape, b.shape, dtype=out.dtype, precision=precision, alignment=alignment, **options)
+        of_bias = self.memory.address(bias) if bias is not None and bias.size else 0
+        biased = of_bias > 0 and gcd(BIAS_ALIGNED, of_bias, *addresses) == BIAS_ALIGNED
+        if biased:
+            addresses.append(of_bias)
+        options |= {"dtype": out.dtype, "precision": precision, "bias": biased}
+        product = Product.of(a.shape, b.shape, alignment=gcd(MOST_ALIGNED, *addresses), **options)
         self._driver.product(product, *addresses)
+        return biased
 
     # Calls.
 

@@ -120,6 +120,9 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
             m = m if m >= a[j] else a[j]
         return m
 
+    def gapless(c, a):
+        return False
+
     def in_place(c, z, y):
         return z
 
@@ -202,6 +205,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         "lane_column": lane_column,
         "lane_columns": lane_columns,
         "sync_lanes": sync_lanes,
+        "gapless": gapless,
         "stretch_sum": stretch_sum,
         "stretch_exp": stretch_exp,
         "stretch_length": stretch_length,
@@ -245,7 +249,7 @@ def staged_product(dtype: Any, shape: Shape, device: Device) -> Any:
 
     stage = device.compile(stage, True)
 
-    def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
+    def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate, bias):
         inner = a.shape[0] if transpose_a else a.shape[1]
         own_row, own_column = y(), x()
         left, right = matrix(panel_a(), 0, depth, length), matrix(panel_b(), 0, depth, length)
@@ -270,7 +274,8 @@ def staged_product(dtype: Any, shape: Shape, device: Device) -> Any:
             for j in range(columns_each):
                 p, q = own_row + i * down, own_column + j * across
                 if p < z.shape[0] and q < z.shape[1]:
-                    z[p, q] = z[p, q] + sums[i, j] if accumulate else sums[i, j]
+                    total = sums[i, j] + bias[q] if bias.shape[0] > 0 else sums[i, j]
+                    z[p, q] = z[p, q] + total if accumulate else total
         cuda.syncthreads()
 
     return matmul_tile

@@ -41,9 +41,12 @@ def matrix(buffer, at, rows, columns):
     return buffer[at : at + rows * columns].reshape(rows, columns)
 
 
-def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate):
+def matmul_tile(c, a, transpose_a, b, transpose_b, z, accumulate, bias):
     product = (a.T if transpose_a else a) @ (b.T if transpose_b else b)
     z[...] = z + product if accumulate else product
+    if len(bias):
+        for row in z:  # added to all at once, NumPy makes copies of both
+            row += bias
 
 
 def add_rows(c, a, y):
@@ -94,6 +97,7 @@ WORDS: dict[str, Any] = {
     "move_out": lambda c, *part: None,
     "block": lambda a, row, column, rows, columns: a[row : row + rows, column : column + columns],
     "row": lambda a, i: a[i],
+    "gapless": lambda c, a: False,
     "in_place": lambda c, z, y: z,
     "tile_rows": lambda c: TILE_ROWS,
     "tile_columns": lambda c: TILE_COLUMNS,

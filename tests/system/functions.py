@@ -98,7 +98,7 @@ def span(rule, what, scalar):
     context, parameters = types.Tuple((types.int64, types.int64, numbers, row)), types.UniTuple(scalar, PARAMETERS)
     if what == "value":
         holes, body = {"value": rule.value, "SAVES_PREACTIVATION": rule.saves == "preactivation"}, dense.activate_span
-        signature = (context, row, row, row, row, types.boolean, parameters)
+        signature = (context, row, row, row, types.boolean, parameters)
     else:
         holes, body = {"gradient": rule.gradient}, dense.gradient_span
         signature = (context, row, row, row, parameters)

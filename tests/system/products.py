@@ -9,17 +9,21 @@ from fusedmlp.backends.cpu import product
 FORMS = list(itertools.product((False, True), repeat=2))
 
 
-def multiply(load, scratch, a, transpose_a, b, transpose_b, z, accumulate):
+PLAIN, ACCUMULATE, BIAS = range(3)  # what becomes of a product: z =, z += , or z = with a bias added to each row
+
+
+def multiply(load, scratch, a, transpose_a, b, transpose_b, z, form, bias):
     rows, columns = z.shape
     inner = a.shape[0] if transpose_a else a.shape[1]
-    places = [(array.ctypes.data, array.strides[0]) for array in (a, b, z)]
-    of_a, of_b, of_z = places
-    flags = int(transpose_a), int(transpose_b), int(accumulate)
-    load.ctypes(rows, columns, inner, *of_a, flags[0], *of_b, flags[1], *of_z, flags[2], scratch.ctypes.data)
+    of_a, of_b, of_z = [(array.ctypes.data, array.strides[0]) for array in (a, b, z)]
+    more = (bias.ctypes.data, 0) if form == BIAS else of_z
+    flags, panel = (int(transpose_a), int(transpose_b), int(form != PLAIN)), scratch.ctypes.data
+    load.ctypes(rows, columns, inner, *of_a, flags[0], *of_b, flags[1], *of_z, *more, flags[2], panel)
 
 
-def check(load, scratch, rng, shape, form, accumulate, padding=0):
-    """z within a frame that must stay as it is; what lies beside the operands' rows is NaN and must not be used."""
+def check(load, scratch, rng, shape, form, result, padding=0):
+    """z within a frame that must stay as it is; what lies beside the operands' rows, and the bias, is NaN and must not
+    be used."""
     rows, columns, inner = shape
     dtype = scratch.dtype
 
@@ -33,9 +37,10 @@ def check(load, scratch, rng, shape, form, accumulate, padding=0):
     framed = rng.integers(-4, 5, (rows + 2, columns + 5)).astype(dtype)
     expected, z = framed.copy(), framed[1:-1, 2:-3]
     exact = (a.T if form[0] else a) @ (b.T if form[1] else b)
-    expected[1:-1, 2:-3] = exact + (z if accumulate else 0)
-    multiply(load, scratch, a, form[0], b, form[1], z, accumulate)
-    assert np.array_equal(framed, expected), (shape, form, accumulate, padding, str(dtype))
+    bias = operand(1, columns)[0]
+    expected[1:-1, 2:-3] = exact + (0, z, bias)[result]
+    multiply(load, scratch, a, form[0], b, form[1], z, result, bias)
+    assert np.array_equal(framed, expected), (shape, form, result, padding, str(dtype))
 
 
 def main():
@@ -47,14 +52,15 @@ def main():
         edges = itertools.product(range(1, 2 * tile.rows + 1), range(1, 2 * wide + 1))
         for number, (rows, columns) in enumerate(edges):
             inner = (1, 2, lanes - 1, lanes, lanes + 1, 2 * lanes + 3)[number % 6]
-            check(load, scratch, rng, (rows, columns, inner), FORMS[number % 4], number % 3 == 0, number % 2)
-        for inner, form, accumulate in itertools.product(range(1, 2 * lanes + 2), FORMS, (False, True)):
-            check(load, scratch, rng, (tile.rows + 1, wide + 1, inner), form, accumulate)
-        for inner, form in itertools.product((product.INNER, product.INNER + 1, 2 * product.INNER + 5), FORMS):
-            check(load, scratch, rng, (2 * tile.rows + 3, wide + lanes + 1, inner), form, True, 3)
+            check(load, scratch, rng, (rows, columns, inner), FORMS[number % 4], number % 3, number % 2)
+        for inner, form, result in itertools.product(range(1, 2 * lanes + 2), FORMS, range(3)):
+            check(load, scratch, rng, (tile.rows + 1, wide + 1, inner), form, result)
+        beyond = product.INNER, product.INNER + 1, 2 * product.INNER + 5
+        for inner, form, result in itertools.product(beyond, FORMS, (ACCUMULATE, BIAS)):
+            check(load, scratch, rng, (2 * tile.rows + 3, wide + lanes + 1, inner), form, result, 3)
         page = product.COLLIDING // dtype.itemsize  # numbers from row to row of an operand whose rows collide
-        for rows, accumulate in itertools.product((product.WORTH_PACKING - 1, product.WORTH_PACKING), (False, True)):
-            check(load, scratch, rng, (rows, page, product.INNER + 1), (False, False), accumulate)
+        for rows, result in itertools.product((product.WORTH_PACKING - 1, product.WORTH_PACKING), range(3)):
+            check(load, scratch, rng, (rows, page, product.INNER + 1), (False, False), result)
     print(f"exact in vectors of {tile.bits} bits")
 
 

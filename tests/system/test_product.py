@@ -35,7 +35,7 @@ def assembly(target, bitwidth):
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     module = ir.Module()
-    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 8 + [ir.IntType(1)])
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 10 + [ir.IntType(1)])
     function = ir.Function(module, kind, "multiply")
     builder = ir.IRBuilder(function.append_basic_block())
     _multiply(Emitter(builder, bitwidth, tile.lanes(bitwidth)), tile.rows, tile.vectors, list(function.args))
