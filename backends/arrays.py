@@ -17,6 +17,10 @@ _DLPACK_DEVICES = {1: "cpu", 2: "cuda", 3: "cuda", 13: "cuda"}  # kDLCPU, kDLCUD
 _FROM_DLPACK = {"jaxlib": "jax.dlpack"}  # where `from_dlpack` is not beside the array's class
 
 
+class Elsewhere(TypeError):
+    """An array lies on a device that a memory is not."""
+
+
 def float_dtype(dtype: Any) -> np.dtype:
     """float32 or float64, by any name that NumPy has for it. ValueError for anything else."""
     try:
@@ -102,6 +106,7 @@ class Memory:
 
     device   "cpu", as `device_of` names it
     library  the module whose arrays live there
+    empty    empty(shape, dtype): a new contiguous array, not cleared
     plain    the class whose arrays are seen to lie there without a further look, if there is one
     checks   whether reading a number back is cheap enough to check class indices before a kernel sees them
     """
@@ -109,6 +114,7 @@ class Memory:
     device = "cpu"
     plain: Any = np.ndarray
     library: Any = np
+    empty: Callable[..., Array] = staticmethod(np.empty)
     checks = True
 
     # What a subclass says.
@@ -116,10 +122,10 @@ class Memory:
     def view(self, name: str, value: Any, dtype: str = "float32") -> Array:
         """The library's view of an array in this memory. TypeError for what is no array, with the advice to make one of
         `dtype`, and for an array elsewhere."""
-        if isinstance(value, np.ndarray):
-            return unmasked(name, value)
+        if type(value) is np.ndarray:
+            return value
         self.check_place(name, value, dtype)
-        return np.from_dlpack(value)
+        return unmasked(name, value) if isinstance(value, np.ndarray) else np.from_dlpack(value)
 
     def settled(self, array: Array, dtype: np.dtype | None = None) -> Array:
         """The array itself where it is contiguous, aligned and of the dtype, if one is given; else a copy that is."""
@@ -127,10 +133,6 @@ class Memory:
         if flags.c_contiguous and flags.aligned and (dtype is None or array.dtype == dtype):
             return array
         return np.require(array, dtype, ["C", "A"])
-
-    def empty(self, shape: Any, dtype: np.dtype) -> Array:
-        """A new contiguous array, not cleared."""
-        return self.library.empty(shape, dtype)
 
     def aligned(self, length: int, dtype: np.dtype) -> Array:
         """A one-dimensional array whose first element lies on a multiple of 64 bytes; not cleared."""
@@ -187,10 +189,9 @@ class Memory:
     def ready(self, value: Any, dtype: np.dtype | None = None) -> bool:
         """Whether a kernel can take `value` as it is, as one of `dtype` or of either float dtype, and write it: a quick
         test, which most of what callers hand over passes. The rest needs a closer look, and may be as good."""
-        if type(value) is not self.plain:
+        if type(value) is not self.plain or not value.flags.carray:  # contiguous, aligned and writable
             return False
-        known = value.dtype in FLOATS if dtype is None else value.dtype is dtype
-        return known and value.flags.carray  # contiguous, aligned and writable
+        return value.dtype is dtype or (dtype is None and value.dtype in FLOATS)
 
     def check_place(self, name: str, value: Any, dtype: str = "float32") -> None:
         """TypeError for what is no array, is not in this memory, or has a gradient history."""
@@ -199,7 +200,7 @@ class Memory:
             raise TypeError(f"{name}: expected an array, got {kind}; pass np.asarray({name}, dtype=np.{dtype})")
         place = {"cpu": "in the processor's memory", "cuda": "on a CUDA device"}
         if device_of(value) != self.device:
-            raise TypeError(f"{name}: expected an array {place[self.device]}, got one on {device_of(value)}")
+            raise Elsewhere(f"{name}: expected an array {place[self.device]}, got one on {device_of(value)}")
         if getattr(value, "requires_grad", False):
             raise TypeError(f"{name}: expected a tensor without gradient history; pass {name}.detach()")
 

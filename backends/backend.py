@@ -4,6 +4,7 @@ What a kernel checks, allocates and returns stands here, once for all backends; 
 how a body of kernels/ is entered.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -36,14 +37,14 @@ class State:
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, rule: Update, slots: tuple[Array, ...]) -> None:
         self.steps = 0
         self.shape, self.dtype, self.rule, self.slots = shape, dtype, rule, slots
-        self._ahead: tuple[Hyperparameters | None, int, np.ndarray] = None, 0, np.empty(0)
+        self._ahead: tuple[Hyperparameters | None, int, list[list[float]]] = None, 0, []
 
     def scalars(self, optimizer: Hyperparameters) -> tuple[Any, ...]:
         """Those of the next step by `optimizer`. NumPy takes as long for one as for many, so steps ahead are worked out
         with it."""
         whose, first, table = self._ahead
         if whose is not optimizer or not 0 <= self.steps - first < len(table):
-            first, table = self.steps, optimizer.table(self.steps + 1, STEPS_AHEAD, self.dtype)
+            first, table = self.steps, optimizer.table(self.steps + 1, STEPS_AHEAD, self.dtype).tolist()
             self._ahead = optimizer, first, table
         return tuple(table[self.steps - first])
 
@@ -114,16 +115,20 @@ class Backend:
     def run(self, call: Call) -> BaseException | None:
         """Runs the steps of a call to their end. Gives the exception that reached the caller meanwhile (Ctrl-C); one
         that it raises came before the first step."""
-        self.launch("run", call.dtype, call.plan.workers, *call.arguments())
+        self.launch("run", call.dtype, call.plan.workers, *self.arguments(call))
         return None
 
+    def arguments(self, call: Call) -> tuple[Any, ...]:
+        """A call as `launch` takes it: what the interpreter takes, or a form in which that is sooner handed over. The
+        call keeps the arrays."""
+        return call.arguments()
+
     def again(self, call: Call) -> Callable[[Array, Array], None]:
-        """What runs a call again and again over another x and result, given to it, of the same shapes. It raises the
-        exception that reached the caller meanwhile."""
-        kept = replace(call, x=None, result=None)  # which are the caller's
+        """What runs a call again and again, over an x and a result of the same shapes that are given to it each time.
+        The caller keeps the call. It raises the exception that reached the caller meanwhile."""
 
         def ask(x: Array, result: Array) -> None:
-            reached = self.run(replace(kept, x=x, result=result))
+            reached = self.run(replace(call, x=x, result=result))
             if reached is not None:
                 raise reached
 
@@ -132,7 +137,7 @@ class Backend:
     def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
         """How many steps of a call were finished, and the exception that reached the caller, who waits; `meanwhile` may
         be called while the steps run."""
-        return self.launch_interruptible("run", call.dtype, call.plan.workers, *call.arguments())
+        return self.launch_interruptible("run", call.dtype, call.plan.workers, *self.arguments(call))
 
     def forget(self, program: program.Program) -> None:
         """Frees what was kept for more calls of a program over the same arrays."""
@@ -238,9 +243,9 @@ class Backend:
         weight, _ = self._layer(x_rows, x.shape, weight, None)
         (batch, inputs), outputs = x_rows.shape, len(weight)
         shape = (outputs,) if x.ndim == 1 else (batch, outputs)
-        for name, array in (("dy", dy), ("saved", saved)):
-            if array.shape != shape:
-                raise arrays.misshapen(name, array, shape, f"that of y for x {x.shape} and weight {weight.shape}")
+        if dy.shape != shape or saved.shape != shape:
+            name, array = ("dy", dy) if dy.shape != shape else ("saved", saved)
+            raise arrays.misshapen(name, array, shape, f"that of y for x {x.shape} and weight {weight.shape}")
         empty = self.memory.empty
         dx = empty((batch if need_dx else 0, inputs), x.dtype)
         dweight, dbias = empty(weight.shape, x.dtype), empty(outputs, x.dtype)
@@ -311,7 +316,8 @@ class Backend:
     ) -> tuple[Array, Array | None]:
         """weight and bias, fitting x and each other."""
         w = self.memory.floats("weight", weight, x_rows.dtype, "x")
-        _check_matrix("weight", w, "(O, I)")
+        if w.ndim != 2:
+            raise _no_matrix("weight", w, "(O, I)")
         outputs, inputs = w.shape
         if inputs != x_rows.shape[1]:
             raise ValueError(
@@ -453,23 +459,27 @@ class Backend:
         outside 0 .. C - 1.
         """
         given, a = logits, self.memory.floats("logits", logits)
-        _check_matrix("logits", a, "(B, C)")
+        if a.ndim != 2:
+            raise _no_matrix("logits", a, "(B, C)")
         known = self.memory.view("target", target, "int64")
         if known.ndim == 2 and known.dtype.kind == "f":
             truth, labels = self._truth(known, a, "logits"), self._none(_INT64)
         else:
             truth = a[:0]
             check_labels("target", known, *a.shape)
-            if self.memory.checks:  # else the kernel gives NaN for an index that is no class
-                check_classes("target", known, a.shape[1])
-            labels = self.memory.settled(known, np.dtype(np.int64))
-        return self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
+            labels = self.memory.settled(known, _INT64)
+        loss, gradient = self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
+        # An index that is no class makes the kernel's loss NaN: to look for one only then takes less than beforehand.
+        if len(labels) and self.memory.checks and (reduction == "none" or not a.size or math.isnan(loss)):
+            check_classes("target", known, a.shape[1])
+        return loss, gradient
 
     def _element_loss(
         self, rule: Loss, name: str, prediction: Array, target: Array, reduction: str, sample_weight: Array | None
     ) -> tuple[Array, Array]:
         given, a = prediction, self.memory.floats(name, prediction)
-        _check_matrix(name, a, "(B, O)")
+        if a.ndim != 2:
+            raise _no_matrix(name, a, "(B, O)")
         truth = self._truth(target, a, name)
         return self._loss(rule, given, a, truth, self._none(_INT64), reduction, sample_weight)
 
@@ -498,17 +508,15 @@ class Backend:
             weights = self.memory.floats("sample_weight", sample_weight, a.dtype, "the first argument")
             if weights.shape != (rows,):
                 raise arrays.misshapen("sample_weight", weights, (rows,), "one for each row")
-        give = arrays.giver(given)
-        gradient = self.memory.empty(a.shape, a.dtype)
-        each = reduction == "none"
-        per_row = (rows, columns if each and rule.scope == "element" else 1)
-        kept = self.memory.empty(rows * per_row[1], a.dtype) if each else self._scratch("losses", a.dtype, rows)
-        losses, total = kept.reshape(per_row), self.memory.empty(1, a.dtype)
+        give, empty, dtype = arrays.giver(given), self.memory.empty, a.dtype
+        gradient, total, each = empty(a.shape, dtype), empty(1, dtype), reduction == "none"
+        per_row = columns if each and rule.scope == "element" else 1
+        kept = empty(rows * per_row, dtype) if each else self._scratch("losses", dtype, rows)
+        losses = kept.reshape(rows, per_row)
         by_mass = reduction == "mean" and sample_weight is not None  # their sum is taken where they are
         if a.size:
-            dtype, workers = a.dtype, self.workers_for(ELEMENTWISE * a.size)
-            factor = dtype.type(reduction_factor(rule, reduction, 1.0 if by_mass else float(rows), columns))
-            number, p = kind("losses", rule), values(rule, dtype)
+            workers, number, p = self.workers_for(ELEMENTWISE * a.size), kind("losses", rule), values(rule, dtype)
+            factor = reduction_factor(rule, reduction, 1.0 if by_mass else float(rows), columns)
             self.launch(
                 "loss", dtype, workers, a, truth, labels, gradient, losses, total, weights, factor, by_mass, number, p
             )
@@ -565,7 +573,8 @@ class Backend:
         scalars = state.scalars(optimizer)
         if w.size:
             dtype, workers = w.dtype, self.workers_for(ELEMENTWISE * w.size)
-            g_row, w_row, *slots = [array.reshape(1, -1) for array in (g, w, *state.slots)]
+            g_row, w_row = g.reshape(1, -1), w.reshape(1, -1)
+            slots = [slot.reshape(1, -1) for slot in state.slots]
             s0, s1, s2 = slots + [w_row] * (SLOTS - len(slots))
             number, multiple = kind("updates", rule), line_of(dtype)
             self.launch("step", dtype, workers, g_row, w_row, s0, s1, s2, number, scalars, multiple)
@@ -632,9 +641,8 @@ def line_of(dtype: np.dtype) -> int:
     return LINE // dtype.itemsize
 
 
-def _check_matrix(name: str, array: np.ndarray, letters: str) -> None:
-    if array.ndim != 2:
-        raise ValueError(f"{name}: expected shape {letters}, got {array.shape}")
+def _no_matrix(name: str, array: Array, letters: str) -> ValueError:
+    return ValueError(f"{name}: expected shape {letters}, got {array.shape}")
 
 
 def _float_dtype(name: str, array: np.ndarray) -> np.dtype:

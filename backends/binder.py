@@ -143,13 +143,20 @@ def _made(source: str) -> Any:
     return names[name]
 
 
-def entry_around(body: Callable[..., Any], before: str = "pass", after: str = "return result") -> Any:
-    """A function with the parameters of `body`, which it calls between two lines, by the name `body`. (Numba
-    inlines no call with *arguments, and a call that is not inlined costs a second pass over the whole body, 4 s of
-    30.)"""
-    parameters = ", ".join(inspect.signature(body).parameters)
-    lines = [f"def enter({parameters}):", before, f"result = body({parameters})", after]
-    return _made("\n    ".join(lines))
+def entry_around(
+    body: Callable[..., Any],
+    before: str = "pass",
+    after: str = "return result",
+    beside: tuple[str, ...] = (),
+    made: Mapping[str, str] = NO_HOLES,
+) -> Any:
+    """A function that calls `body`, by that name, between two lines. It takes what is `beside`, and then what the body
+    takes but for what is `made` of that: expressions, by the body's parameter. (Numba inlines no call with *arguments,
+    and a call that is not inlined costs a second pass over the whole body, 4 s of 30.)"""
+    names = inspect.signature(body).parameters
+    own = ", ".join((*beside, *(name for name in names if name not in made)))
+    given = ", ".join(made.get(name, name) for name in names)
+    return _made("\n    ".join([f"def enter({own}):", before, f"result = body({given})", after]))
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:

@@ -26,6 +26,7 @@ from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
 from fusedmlp.kernels.program import Block, Network, Program, program
 
 PROGRAMS = 64  # how many are kept, and of predictions; they are small and quick to make
+ASKED_AGAIN = 1 << 16  # rows at most, of a prediction that is kept, and with it the order of its rows
 ROOM = 4096  # steps: an epoch of so many has room for all from its first call on, and what lies on a device stays there
 _INT64 = np.dtype(np.int64)
 
@@ -61,10 +62,10 @@ class _Wanted:
 
 @dataclass(frozen=True)
 class _Prediction:
-    """ask(x, result) predicts for as many rows as before, while this program is entered in this buffer."""
+    """ask(x, result) predicts by this call, which lacks the two, for as many rows as before, while its program is
+    entered in its buffer."""
 
-    program: Program
-    buffer: Array
+    call: Call
     ask: Callable[[Array, Array], None]
 
 
@@ -83,7 +84,7 @@ class Executor:
         self._given_plan, self._precision = plan, precision
         self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
         self._programs: dict[Any, tuple[Program, Array]] = {}  # with its table in the backend's memory
-        self._predictions: dict[Any, _Prediction] = {}  # those of a single step
+        self._predictions: dict[Any, _Prediction] = {}
         self._kept: dict[str, Array] = {}  # what calls use one after the other, so that it stays where it is
         self._feed: tuple[Data, int, Feed] | None = None  # of the last epoch, behind its data and batch
         self._room = 1  # steps that scalars and losses have room for
@@ -141,19 +142,20 @@ class Executor:
             return result
         asked = rows, batch_size, logits, plan, backend.threads
         known = self._predictions.get(asked)
-        if known is not None and known.program is self._entered and known.buffer is self._buffer:
+        if known is not None and known.call.program is self._entered and known.call.buffer is self._buffer:
             known.ask(x, result)
             return result
         call = self._predict(x, result, batch_size, logits, plan)
         if call is not None:
             if len(self._predictions) >= PROGRAMS:
                 self._predictions.clear()
-            self._predictions[asked] = _Prediction(call.program, call.buffer, backend.again(call))
+            call = replace(call, x=None, result=None)  # which are the caller's
+            self._predictions[asked] = _Prediction(call, backend.again(call))
         return result
 
     def _predict(self, x: Array, result: Array, batch_size: int | None, logits: bool, plan: Plan | None) -> Call | None:
-        """Writes `result`. Gives the call that serves again for other rows, as many: one whose single step takes them
-        where they lie."""
+        """Writes `result`. Gives the call that serves again for other rows, as many: one that took them all, where they
+        lie."""
         network = self.network
         if logits:
             network = replace(network, activations=(*network.activations[:-1], identity))
@@ -166,7 +168,8 @@ class Executor:
                 call = self._call(run, plan, feed, np.zeros(last - first), first=first, result=result)
                 self._run(call)
                 feed.ahead(last)
-        return call if len(x) <= batch and call.x is x else None
+        whole = call.first == 0 and last == call.steps and len(x) <= ASKED_AGAIN
+        return call if whole and call.x is x else None
 
     def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, Array]]:
         """(loss, gradients by parameter, in the backend's memory) of all rows as one batch, each row's loss multiplied

@@ -20,16 +20,15 @@ class Scratch:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._local = threading.local()
         self._everywhere: weakref.WeakSet[_Held] = weakref.WeakSet()
+        self._local = _OfThread(self._everywhere)
 
     def __call__(self, name: str, dtype: np.dtype, length: int) -> Array:
         """A one-dimensional array of `length` elements, aligned to 64 bytes, not cleared."""
-        held = getattr(self._local, "held", None)
-        if held is None:
-            held = self._local.held = _Held()
-            self._everywhere.add(held)
-        arrays = held.of(self._memory.queue())
+        held, queue = self._local.held, self._memory.queue()
+        last, arrays = held.last
+        if queue != last:
+            arrays = held.of(queue)
         array = arrays.get((name, dtype))
         if array is None or len(array) < length:
             array = arrays[name, dtype] = self._memory.aligned(length, dtype)
@@ -41,22 +40,25 @@ class Scratch:
         return sum(array.nbytes for held in list(self._everywhere) for array in held.everything())
 
 
+class _OfThread(threading.local):
+    def __init__(self, everywhere: "weakref.WeakSet[_Held]") -> None:
+        self.held = _Held()
+        everywhere.add(self.held)
+
+
 class _Held:
     """One thread's arrays, by queue."""
 
     def __init__(self) -> None:
         self._queues: OrderedDict[int, dict[tuple[str, np.dtype], Array]] = OrderedDict()
-        self._last: tuple[int | None, dict[tuple[str, np.dtype], Array]] = None, {}
+        self.last: tuple[int | None, dict[tuple[str, np.dtype], Array]] = None, {}  # the last queue and its arrays
 
     def of(self, queue: int) -> dict[tuple[str, np.dtype], Array]:
-        last, arrays = self._last
-        if queue == last:
-            return arrays
         arrays = self._queues.setdefault(queue, {})
         self._queues.move_to_end(queue)
         if len(self._queues) > QUEUES:
             self._queues.popitem(last=False)
-        self._last = queue, arrays
+        self.last = queue, arrays
         return arrays
 
     def everything(self) -> list[Array]:

@@ -23,8 +23,7 @@ class Turn:
         self._depth = 0  # calls within one another, by such callbacks
 
     def __enter__(self) -> None:
-        borrowed = self._lent_to is not None and self._lent_to == threading.get_ident()
-        if not borrowed and not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False) and self._lent_to != threading.get_ident():
             raise RuntimeError("this model is in a call already: wait for its end, or use a model for each thread")
         self._lent_to = None
         self._depth += 1

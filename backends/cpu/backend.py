@@ -20,6 +20,7 @@ from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.call import Call
 from fusedmlp.backends.cpu import blas, compiling, machine, product, words
 from fusedmlp.backends.cpu.caching import cached
+from fusedmlp.backends.cpu.packing import ARRAY, context_of, packed, unpacked
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gangs
@@ -41,15 +42,22 @@ MOST_THREADS = 16 * (os.cpu_count() or 1)
 # them changed. Of all others the results are new arrays, or `out=`, and lost with the exception.
 ALL_OR_NOTHING = ("step",)
 
+# What of an entry's arguments is the same in one call after the other: packed.
+KEPT: dict[str, tuple[str, ...]] = {
+    "run": tuple(["table", "buffer", "truth", "sample_weights", "labels", "batch_labels", "order", "scalars", "losses"])
+}
+
 # Those that decide how wide a vector is.
 VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512bf16", "neon", "sve")
 
 
-class _Contexts(threading.local):
-    """Of each thread, by dtype: the context of the calls that it runs by itself."""
+class _Alone(threading.local):
+    """Of each thread, for the calls that it runs by itself: contexts by dtype, and entries with their context by
+    body and dtype."""
 
     def __init__(self) -> None:
-        self.of: dict[np.dtype, tuple[int, int, Array, Array]] = {}
+        self.contexts: dict[np.dtype, tuple[Array, ...]] = {}  # and what it speaks of
+        self.entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
 
 
 class CpuBackend(Backend):
@@ -70,7 +78,7 @@ class CpuBackend(Backend):
         self._binder = Binder(bound, _compile_inner, Path(__file__).parent)
         self._entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
         self._compiled: dict[tuple[str, np.dtype], Future[Any]] = {}
-        self._contexts = _Contexts()
+        self._alone = _Alone()
         self._rates: dict[int, Rates] = {}
         self._threads = _threads_from_environment() or default_threads()
         self._gangs = Gangs()
@@ -147,9 +155,8 @@ class CpuBackend(Backend):
         return choose_plan(network, batch, self.threads, self.rates() if self.threads > 1 else None)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
-        entry = self.entry(body, dtype)
         if workers == 1 and body not in self._held:
-            return entry(self._context(dtype), *arguments)
+            return (self._alone.entries.get((body, dtype)) or self._by_itself(body, dtype))(*arguments)
         if workers > 1 and body in ALL_OR_NOTHING:
             result, reached = self.launch_interruptible(body, dtype, workers, *arguments)
             if reached is not None:
@@ -157,37 +164,42 @@ class CpuBackend(Backend):
             return result
         with self._hold if body in self._held else nullcontext():
             if workers == 1:
-                return entry(self._context(dtype), *arguments)
-            contexts, sync = self._contexts_of(workers, dtype)
-            return self._gangs(workers).run_along(entry, contexts, arguments, _abandoning(sync))
+                return self._by_itself(body, dtype)(*arguments)
+            contexts, sync, _tiles = self._contexts_of(workers, dtype)
+            return self._gangs(workers).run_along(self.entry(body, dtype), contexts, arguments, _abandoning(sync))
 
     def again(self, call: Call) -> Callable[[Array, Array], None]:
         """On this thread alone what stays the same is taken out of the call but once."""
         if call.plan.workers > 1 or "run" in self._held:
             return super().again(call)
-        entry, context, dtype = self.entry("run", call.dtype), self._context, call.dtype
-        table, buffer, _, *between, _, batch, first, last, guarded = call.arguments()
+        key, alone, by_itself = ("run", call.dtype), self._alone, self._by_itself
+        kept, _, _, batch, first, last, guarded = self.arguments(call)
 
         def ask(x: Array, result: Array) -> None:
-            entry(context(dtype), table, buffer, x, *between, result, batch, first, last, guarded)
+            entry = alone.entries.get(key) or by_itself(*key)
+            entry(kept, x, result, batch, first, last, guarded)
 
         return ask
 
-    def _context(self, dtype: np.dtype) -> tuple[int, int, Array, Array]:
-        """Of a call on this thread alone. None of these is asked to stop, so all that one leaves in `sync` for the next
-        is the barrier's count."""
-        context = self._contexts.of.get(dtype)
-        if context is None:
-            sync = self._scratch("sync", _INT64, words.SYNC_LENGTH)
-            sync[:] = 0
-            context = self._contexts.of[dtype] = 0, 1, sync, self._scratch("tile", dtype, self._tile_length(dtype))
-        return context
+    def _by_itself(self, body: str, dtype: np.dtype) -> Callable[..., Any]:
+        """An entry on this thread alone. None of these calls is asked to stop, so all that one leaves in `sync` for the
+        next is the barrier's count."""
+        alone = self._alone
+        found = alone.entries.get((body, dtype))
+        if found is None:
+            if dtype not in alone.contexts:
+                sync = self._scratch("sync", _INT64, words.SYNC_LENGTH)
+                sync[:] = 0
+                tile = self._scratch("tile", dtype, self._tile_length(dtype))
+                alone.contexts[dtype] = packed(0, 1, sync, tile), sync, tile
+            found = alone.entries[body, dtype] = partial(self.entry(body, dtype), alone.contexts[dtype][0])
+        return found
 
     def launch_interruptible(
         self, body: str, dtype: np.dtype, workers: int, *arguments: Any
     ) -> tuple[Any, BaseException | None]:
         entry = self.entry(body, dtype)
-        contexts, sync = self._contexts_of(workers, dtype)
+        contexts, sync, _tiles = self._contexts_of(workers, dtype)
 
         def interrupt() -> None:
             sync[words.REQUEST] = INTERRUPTED
@@ -195,13 +207,18 @@ class CpuBackend(Backend):
         with self._hold if body in self._held else nullcontext():
             return self._gangs(workers).run(entry, contexts, arguments, interrupt, _abandoning(sync))
 
-    def _contexts_of(self, workers: int, dtype: np.dtype) -> tuple[list[Any], Array]:
-        """Of a call's workers, and the words by which they meet."""
+    def arguments(self, call: Call) -> tuple[Any, ...]:
+        given = dict(zip(entries.parameters("run"), call.arguments(), strict=True))
+        return packed(*(given.pop(name) for name in KEPT["run"])), *given.values()
+
+    def _contexts_of(self, workers: int, dtype: np.dtype) -> tuple[list[Array], Array, Array]:
+        """Of a call's workers, and what they speak of, which the caller keeps: the words by which they meet, and the
+        workers' tiles."""
         sync = self.memory.aligned(words.SYNC_LENGTH, _INT64)
         sync[:] = 0
         length = self._tile_length(dtype)
         tiles = self._scratch("tiles", dtype, length * workers).reshape(workers, length)
-        return [(number, workers, sync, tiles[number]) for number in range(workers)], sync
+        return [packed(number, workers, sync, tiles[number]) for number in range(workers)], sync, tiles
 
     def _tile_length(self, dtype: np.dtype) -> int:
         """Of a worker's scratch: a tile, and what a product takes besides."""
@@ -232,17 +249,24 @@ class CpuBackend(Backend):
     def _compile_entry(self, name: str, dtype: np.dtype) -> Any:
         function = entries.body(name)
         scalar = types.float32 if dtype == np.float32 else types.float64
-        tile, numbers = types.Array(scalar, 1, "C"), types.Array(types.int64, 1, "C")
-        context = types.Tuple((types.int64, types.int64, numbers, tile))
-        outer = (context, *entries.signature(name, scalar, types))
+        kinds = dict(zip(entries.parameters(name), entries.signature(name, scalar, types), strict=True))
+        kept = {parameter: kinds.pop(parameter) for parameter in KEPT.get(name, ())}
+        views = {"context_of": context_of(types.Array(scalar, 1, "C"))}
+        views |= {f"{key}_of": unpacked(kind, number * ARRAY) for number, (key, kind) in enumerate(kept.items())}
+        made = {"c": "context_of(context)"} | {key: f"{key}_of(kept)" for key in kept}
+        beside = ("context", "kept") if kept else ("context",)
         bound = self._binder.wrap(
-            entry_around(function, "mode = flush_subnormals()", "restore_subnormals(mode); return result"),
+            entry_around(
+                function, "mode = flush_subnormals()", "restore_subnormals(mode); return result", beside, made
+            ),
             label=f"{name}.{dtype}.{self._products_by}",
             __name__=__name__,
             body=entries.bound(self._binder, name, thin=True),
             flush_subnormals=machine.flush_subnormals,
             restore_subnormals=machine.restore_subnormals,
+            **views,
         )
+        outer = (*(types.Array(types.int64, 1, "C") for _ in beside), *kinds.values())
         needed = partial(self._products.load, dtype.name) if name in entries.MULTIPLYING else None
         return compile_cached(bound, outer, f"fusedmlp: compiling {name} for {dtype} (once on this machine)", needed)
 

@@ -105,6 +105,21 @@ BAD_CALLS = [
             (2**63, np.uint64, ["target", str(2**63), "5"]),
         )
     ),
+    *(
+        host(NOT_READ_BACK, "cross_entropy", changes | {"target": np.arange(6)}, ValueError, ["target", "4", "5"])
+        for changes in (
+            {"reduction": "sum"},
+            {"reduction": "none"},
+            {"sample_weight": np.array([1, 1, 1, 1, 1, 0], F32)},
+        )
+    ),
+    host(
+        NOT_READ_BACK,
+        "cross_entropy",
+        {"logits": zeros(6, 0), "target": np.zeros(6, np.int64), "reduction": "sum"},
+        ValueError,
+        ["target", "0 classes"],
+    ),
     ("cross_entropy", {"target": [0, 1, 2, 3, 4, 0]}, TypeError, ["target", "list", "int64"]),
     ("cross_entropy", {"target": np.zeros((6, 1), np.int64)}, ValueError, ["target", "(6, 1)", "(6,)", "ravel"]),
     ("cross_entropy", {"target": np.zeros((6, 5), np.int64)}, ValueError, ["target", "(6, 5)", "probability", "float"]),
