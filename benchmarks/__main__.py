@@ -9,12 +9,23 @@ from pathlib import Path
 from typing import Any
 
 from fusedmlp.backends.cpu.threads import default_threads
-from fusedmlp.benchmarks import comparisons, device, harness, inference, limits, memory, plots, report, startup
+from fusedmlp.benchmarks import (
+    calls,
+    comparisons,
+    device,
+    harness,
+    inference,
+    limits,
+    memory,
+    plots,
+    report,
+    startup,
+)
 from fusedmlp.benchmarks.cases import CASES, COLUMNS, INFERRED, NONE, SGD, SWEEPS, SWEPT, Case, Column, named
 from fusedmlp.benchmarks.harness import Contestant
 from fusedmlp.benchmarks.peers import INFERRING, MODES, OURS, contestants
 
-PARTS = ("trainings", "inference", "sweeps", *comparisons.PARTS, "memory", "startup")
+PARTS = ("trainings", "inference", "calls", "sweeps", *comparisons.PARTS, "memory", "startup")
 ROUNDS, QUICK_ROUNDS = 7, 3
 TURN, QUICK_TURN = 0.2, 0.05  # seconds
 QUICK_CASES = ("line", "small", "mnist")
@@ -100,6 +111,7 @@ class Suite:
             work,
             rows,
             inference=self.inference() if "inference" in self.parts else [],
+            calls=calls.measure(self.threads, self.rounds) if "calls" in self.parts else [],
             comparisons=self.comparisons(),
             memory=memory.measure(self.threads, self.quick) if "memory" in self.parts else [],
             startup=self.startup() if "startup" in self.parts else [],

@@ -129,6 +129,19 @@ def inference_table(results: Results) -> str:
     return table(head, rows)
 
 
+def calls_table(results: Results) -> str:
+    """A line for each kernel: µs of a call on arrays of one number."""
+    found: dict[str, dict[str, float]] = {}
+    for row in results["calls"]:
+        found.setdefault(row["kernel"], {})[row["peer"]] = row["seconds"]["p50"]
+    peers = {"numpy": "NumPy", "pytorch": "PyTorch"}
+    lines = [
+        [kernel, *(microseconds(took[peer]) if peer in took else "missing" for peer in ("ours", *peers))]
+        for kernel, took in found.items()
+    ]
+    return table(["one number", "ours, µs", *peers.values()], lines)
+
+
 def compared(row: dict[str, Any]) -> str:
     """One comparison in a line."""
     line = f"{row['part']:10} {row['peer']:8} {row['mode']:16} {row['what']}: "
@@ -247,6 +260,9 @@ def properties(results: Results) -> list[str]:
             "peer of one that reached it: more is not possible.",
             limits_table(results),
         ]
+    if results.get("calls"):
+        said = "What a single call takes before it computes: each kernel on arrays of one number, at most 3 µs."
+        parts += [said, calls_table(results)]
     if results.get("comparisons"):
         parts += [
             "Two runs of the same library took turns; ratios are of neighbouring turns, with their 20th and 80th "
