@@ -209,9 +209,15 @@ def _dispatched(kernel: Callable[Concatenate[Backend, P], R]) -> Callable[P, R]:
     @functools.wraps(kernel)
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
-            return kernel(_chosen_by(_ENVIRONMENT.get(_BACKEND), _ENVIRONMENT.get(_DISABLED)), *args, **kwargs)
-        except arrays.Elsewhere:
-            given = dict(zip(names, args, strict=False)) | kwargs
+            host = _chosen_by(_ENVIRONMENT.get(_BACKEND), _ENVIRONMENT.get(_DISABLED))
+        except (BackendUnavailable, ValueError):  # which is told to those whose arrays are in the processor's memory
+            host = None
+        if host is not None:
+            try:
+                return kernel(host, *args, **kwargs)
+            except arrays.Elsewhere:
+                pass
+        given = dict(zip(names, args, strict=False)) | kwargs
         return kernel(backend_of(given), *args, **kwargs)
 
     dispatched.__signature__ = own  # type: ignore[attr-defined]
@@ -232,5 +238,7 @@ mae = _dispatched(Backend.mae)
 huber = _dispatched(Backend.huber)
 cross_entropy = _dispatched(Backend.cross_entropy)
 binary_cross_entropy_with_logits = _dispatched(Backend.binary_cross_entropy_with_logits)
-optimizer_state = _dispatched(Backend.state)
-optimizer_step = _dispatched(Backend.update_inplace)
+
+# Of backends/optimizers.py, whose optimizers are the first argument.
+_state = _dispatched(Backend.state)
+_update_inplace = _dispatched(Backend.update_inplace)

@@ -108,7 +108,7 @@ class Memory:
     library  the module whose arrays live there
     empty    empty(shape, dtype): a new contiguous array, not cleared
     plain    the class whose arrays are seen to lie there without a further look, if there is one
-    checks   whether reading a number back is cheap enough to check class indices before a kernel sees them
+    checks   whether reading a number back is cheap enough to tell from a loss whether class indices are to be checked
     """
 
     device = "cpu"
@@ -226,11 +226,11 @@ class Memory:
         if array.dtype != dtype:
             raise TypeError(f"{name}: expected {dtype} as {like} has, got {array.dtype}")
         if not getattr(array.flags, "writeable", True):
-            raise ValueError(f"{name}: expected a writable array, got a read-only one; pass {name}.copy()")
+            raise ValueError(f"{name}: expected a writable array, got a read-only one; {name} = {name}.copy() is one")
         if self.settled(array) is not array:
             raise ValueError(
                 f"{name}: expected a contiguous, aligned array, got strides {array.strides} for shape {array.shape}; "
-                f"pass np.ascontiguousarray({name})"
+                f"{name} = np.ascontiguousarray({name}) is one"
             )
         return array
 

@@ -56,6 +56,7 @@ class Backend:
     memory           where its arrays live
     call_seconds     about how long one call of a training or a prediction runs: what lies between calls waits for it
     multiple_bytes   of a row, in which columns are shared out, so that no two workers write one line of cache
+    gapless          whether narrow rows of weights follow on one another
     colliding_bytes  of which no distance of a program's rows is a multiple, for the sake of a cache's sets; 0: of any
     panel            bytes of scratch in which dense_backward keeps rows of dz
     predict_rows     rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
@@ -68,6 +69,7 @@ class Backend:
     name = ""
     call_seconds = 0.2
     multiple_bytes = LINE
+    gapless = True
     colliding_bytes = 0
     panel = 1 << 20
     predict_rows = 256
@@ -119,13 +121,12 @@ class Backend:
         return None
 
     def arguments(self, call: Call) -> tuple[Any, ...]:
-        """A call as `launch` takes it: what the interpreter takes, or a form in which that is sooner handed over. The
-        call keeps the arrays."""
+        """A call as `launch` takes it: what the interpreter takes, or a form in which that is sooner handed over."""
         return call.arguments()
 
     def again(self, call: Call) -> Callable[[Array, Array], None]:
         """What runs a call again and again, over an x and a result of the same shapes that are given to it each time.
-        The caller keeps the call. It raises the exception that reached the caller meanwhile."""
+        It raises the exception that reached the caller meanwhile."""
 
         def ask(x: Array, result: Array) -> None:
             reached = self.run(replace(call, x=x, result=result))
@@ -466,7 +467,8 @@ class Backend:
             truth, labels = self._truth(known, a, "logits"), self._none(_INT64)
         else:
             truth = a[:0]
-            check_labels("target", known, *a.shape)
+            rows, classes = a.shape
+            check_labels("target", known, rows, classes, a.dtype)
             labels = self.memory.settled(known, _INT64)
         loss, gradient = self._loss(losses.cross_entropy, given, a, truth, labels, reduction, sample_weight)
         # An index that is no class makes the kernel's loss NaN: to look for one only then takes less than beforehand.
@@ -604,7 +606,7 @@ class Backend:
     def geometry(self, dtype: np.dtype, plan: Plan) -> program.Geometry:
         """How programs for a plan are laid out in the backend's memory."""
         multiple, colliding = (size // dtype.itemsize for size in (self.multiple_bytes, self.colliding_bytes))
-        return program.Geometry(line_of(dtype), plan.workers, multiple, colliding)
+        return program.Geometry(line_of(dtype), plan.workers, multiple, colliding, self.gapless)
 
     def plan(self, network: program.Network, dtype: np.dtype, batch: int, precision: str = "") -> Plan:
         """How training steps of `batch` rows are shared out among workers. `precision` is that of products which a
@@ -651,8 +653,8 @@ def _float_dtype(name: str, array: np.ndarray) -> np.dtype:
     return array.dtype
 
 
-def check_labels(name: str, indices: Array, rows: int, classes: int) -> None:
-    """TypeError or ValueError unless they are integers, one for each row."""
+def check_labels(name: str, indices: Array, rows: int, classes: int, dtype: np.dtype) -> None:
+    """TypeError or ValueError unless they are integers, one for each row; probabilities would be of the dtype."""
     if indices.dtype.kind not in "iu":
         raise TypeError(
             f"{name}: expected integer class indices (B,) or probability rows (B, C), got {indices.dtype} "
@@ -660,7 +662,8 @@ def check_labels(name: str, indices: Array, rows: int, classes: int) -> None:
         )
     if indices.shape != (rows,):
         hint = f"; pass {name}.ravel()" if indices.shape == (rows, 1) else ""
-        hint = f"; probability rows are floats: pass {name}.astype(float)" if indices.shape == (rows, classes) else hint
+        if indices.shape == (rows, classes):
+            hint = f"; probability rows are floats: pass {name}.astype(np.{dtype})"
         raise ValueError(f"{name}: expected shape ({rows},), one index for each row, got {indices.shape}{hint}")
 
 

@@ -26,7 +26,7 @@ from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
 from fusedmlp.kernels.program import Block, Network, Program, program
 
 PROGRAMS = 64  # how many are kept, and of predictions; they are small and quick to make
-ASKED_AGAIN = 1 << 16  # rows at most, of a prediction that is kept, and with it the order of its rows
+ASKED_AGAIN = 1 << 16  # rows at most of a prediction that is kept
 ROOM = 4096  # steps: an epoch of so many has room for all from its first call on, and what lies on a device stays there
 _INT64 = np.dtype(np.int64)
 
@@ -85,6 +85,7 @@ class Executor:
         self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
         self._programs: dict[Any, tuple[Program, Array]] = {}  # with its table in the backend's memory
         self._predictions: dict[Any, _Prediction] = {}
+        self._numbers = np.arange(0)
         self._kept: dict[str, Array] = {}  # what calls use one after the other, so that it stays where it is
         self._feed: tuple[Data, int, Feed] | None = None  # of the last epoch, behind its data and batch
         self._room = 1  # steps that scalars and losses have room for
@@ -163,13 +164,21 @@ class Executor:
         batch = min(rows, _power_of_two(len(x)))  # few programs serve all sizes
         plan = plan or self.backend.prediction_plan(network, self.dtype, len(x))
         run = self._enter(_Wanted(network, plan, batch))
-        with closing(self.backend.feed(Data(x), batch).begin(np.arange(len(x)))) as feed:
+        with closing(self.backend.feed(Data(x), batch).begin(self._in_order(len(x)))) as feed:
             for first, last in self._calls((batch, plan), -(-len(x) // batch), feed.longest):
                 call = self._call(run, plan, feed, np.zeros(last - first), first=first, result=result)
                 self._run(call)
                 feed.ahead(last)
         whole = call.first == 0 and last == call.steps and len(x) <= ASKED_AGAIN
         return call if whole and call.x is x else None
+
+    def _in_order(self, rows: int) -> np.ndarray:
+        """0, 1, 2 and so on. Those of predictions that are kept are parts of one array."""
+        if rows > ASKED_AGAIN:
+            return np.arange(rows)
+        if len(self._numbers) < rows:
+            self._numbers = np.arange(_power_of_two(rows))
+        return self._numbers[:rows]
 
     def gradients(self, data: Data, loss: Loss, factor: float) -> tuple[float, dict[str, Array]]:
         """(loss, gradients by parameter, in the backend's memory) of all rows as one batch, each row's loss multiplied

@@ -13,13 +13,13 @@ class _Steps(rules.Hyperparameters):
     def init(self, parameter: Any) -> State:
         """The state of one parameter, an array of any shape, float32 or float64, before its first step: slots of the
         same shape and dtype, zero. TypeError for anything else."""
-        return fusedmlp.backends.optimizer_state(self, parameter)
+        return fusedmlp.backends._state(self, parameter)
 
     def update_inplace(self, parameter: Any, gradient: Any, state: State) -> None:
         """One step, on the backend where the arrays lie. Writes `parameter`, of any shape, contiguous and writable,
         and `state`; `gradient` has the parameter's shape and dtype. Raises as Backend.update_inplace does, before
         anything is written."""
-        fusedmlp.backends.optimizer_step(self, parameter, gradient, state)
+        fusedmlp.backends._update_inplace(self, parameter, gradient, state)
 
 
 class SGD(_Steps, rules.SGD):

@@ -78,7 +78,8 @@ def rows(threads: int, rounds: int) -> list[dict[str, Any]]:
 
 def measure(threads: int, rounds: int) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "fusedmlp.benchmarks.calls", str(threads), str(rounds)]
-    done = subprocess.run(command, env=environment(threads), capture_output=True, text=True)
+    of_process = environment(threads) | {"FUSEDMLP_BACKEND": "cpu"}
+    done = subprocess.run(command, env=of_process, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"single calls were not measured: {done.stderr.strip().splitlines()[-1:]}")
     return json.loads(done.stdout)

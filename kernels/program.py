@@ -97,13 +97,15 @@ class Network:
 @dataclass(frozen=True)
 class Geometry:
     """What a backend says of its memory, in elements: the `alignment` to which blocks are padded, and rows but for
-    those of a few weights (`row_length`); the `multiple` in which columns are shared out; and of what distance rows are
-    no multiple apart, as they would be `colliding` in the sets of a cache. And how many `workers` there are."""
+    those of a few weights (`row_length`), which are `gapless` or in whole parts of a line; the `multiple` in which
+    columns are shared out; and of what distance rows are no multiple apart, as they would be `colliding` in the sets of
+    a cache. And how many `workers` there are."""
 
     alignment: int
     workers: int
     multiple: int = 0
     colliding: int = 0
+    gapless: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multiple", self.multiple or self.alignment)
@@ -118,9 +120,11 @@ class Geometry:
 
     def row_length(self, extent: int) -> int:
         """Of weights: the distance for what fills a line of cache. Narrower rows follow on one another, so that an
-        optimizer's step takes all as one; whole lines are shared out all the same, being as many rows as a line has
-        elements."""
-        return self.distance(extent) if extent >= self.alignment else extent
+        optimizer's step takes all as one, and whole lines are shared out all the same, being as many rows as a line has
+        elements; or they are a power of two long, so that no row lies in two lines."""
+        if extent >= self.alignment:
+            return self.distance(extent)
+        return extent if self.gapless else min(1 << (extent - 1).bit_length(), self.alignment)
 
 
 @dataclass(frozen=True)

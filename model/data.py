@@ -70,7 +70,7 @@ def truths(
         array = array[None]
     if by_class and array.ndim == 1:
         indices = array.astype(np.int64) if array.dtype == np.bool_ else array
-        check_labels("y", indices, rows, outputs)
+        check_labels("y", indices, rows, outputs, dtype)
         check_classes("y", indices, outputs)
         return None, settled(indices, np.dtype(np.int64), memory)
     if not by_class and outputs == 1 and array.shape == (rows,):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import fusedmlp as fm
+import handed_over
 from carried import Carried
 
 BACKENDS = os.environ.get("FUSEDMLP_TEST_BACKENDS", "python,cpu").split(",")
@@ -65,9 +66,17 @@ def backend(request):
 @pytest.fixture
 def typed(monkeypatch):
     """Numba's dispatchers stand before the entries of the cpu backend: what an entry takes on trust, that each argument
-    is of its type, rank and layout, they look at, and raise TypeError."""
+    is of its type, rank and layout, they look at, and raise TypeError. What reaches them as addresses is looked at
+    before it is packed."""
     if "cpu" in BACKENDS:
         cpu = fm.get_backend("cpu")
+        packed = cpu.arguments
+
+        def arguments(call):
+            handed_over.check(call)
+            return packed(call)
+
+        monkeypatch.setattr(cpu, "arguments", arguments)
         monkeypatch.setattr(cpu, "entry", cpu.dispatcher)
         monkeypatch.setattr(cpu, "_alone", type(cpu._alone)())  # which keeps the entries themselves
 

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from fusedmlp.benchmarks import comparisons, harness, memory, plots, report, targets
+from fusedmlp.benchmarks import calls, comparisons, harness, memory, plots, report, targets
 from fusedmlp.benchmarks.cases import CASES, COLUMNS, SGD, SWEPT, Case
 from fusedmlp.benchmarks.comparisons import Comparison, Side, Together
+from fusedmlp.benchmarks.forms import NumPy
 from fusedmlp.benchmarks.harness import Failed, take_turns
 
 
@@ -43,6 +44,7 @@ COMPARED |= {"status": "timed", "seconds": spread(2e-3), "base": spread(1e-3), "
 COMPARED |= {"at_least": 1.8, "at_most": None}
 REMEMBERED = {"case": "mid", "optimizer": "sgd", "peer": "ours", "status": "measured", "note": ""}
 REMEMBERED |= {"parameter_bytes": 1e6, "bytes": 3e6, "bound": 4e6}
+CALLED = {"kernel": "mse", "peer": "ours", "seconds": spread(2e-6)}
 STARTED = {"case": "import", "status": "timed", "note": "", "seconds": spread(0.009), "floor": 0.04, "limit": 0.01}
 
 
@@ -89,12 +91,29 @@ def test_what_was_not_timed_is_short(missing):
         ("comparisons", COMPARED | {"status": "failed"}),
         ("memory", REMEMBERED | {"bytes": 5e6}),
         ("memory", REMEMBERED | {"status": "failed"}),
+        ("calls", CALLED | {"seconds": spread(4e-6)}),
         ("startup", STARTED | {"seconds": spread(0.02)}),
         ("startup", STARTED | {"status": "failed"}),
     ],
 )
 def test_other_parts_can_be_short(part, row):
     assert len(targets.shortfalls(results() | {part: [row]})) == 1
+
+
+def test_calls_of_others_have_no_limit():
+    rows = [CALLED, CALLED | {"peer": "numpy", "seconds": spread(4e-6)}]
+    assert targets.shortfalls(results() | {"calls": rows}) == []
+    line = report.calls_table({"calls": rows}).splitlines()[-1]
+    assert [cell.strip() for cell in line.split("|")[1:5]] == ["mse", "2 (1.8 to 2.2)", "4", "missing"]
+
+
+def test_single_calls_are_timed(monkeypatch):
+    """Each kernel once, by the package's functions, beside what else is there."""
+    monkeypatch.setattr(calls, "TURN", 1e-5)
+    found = calls.rows(1, 2)
+    ours = {row["kernel"] for row in found if row["peer"] == "ours"}
+    assert ours == {row["kernel"] for row in found if row["peer"] == "numpy"} == set(calls.calls(NumPy()))
+    assert all(0 < row["seconds"]["p20"] <= row["seconds"]["p80"] for row in found)
 
 
 def test_targets_of_a_file(tmp_path, capsys):

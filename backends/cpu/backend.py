@@ -20,7 +20,7 @@ from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.call import Call
 from fusedmlp.backends.cpu import blas, compiling, machine, product, words
 from fusedmlp.backends.cpu.caching import cached
-from fusedmlp.backends.cpu.packing import ARRAY, context_of, packed, unpacked
+from fusedmlp.backends.cpu.packing import ARRAY, Packed, context_of, packed, unpacked
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gangs
@@ -56,7 +56,7 @@ class _Alone(threading.local):
     body and dtype."""
 
     def __init__(self) -> None:
-        self.contexts: dict[np.dtype, tuple[Array, ...]] = {}  # and what it speaks of
+        self.contexts: dict[np.dtype, Packed] = {}
         self.entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
 
 
@@ -165,7 +165,7 @@ class CpuBackend(Backend):
         with self._hold if body in self._held else nullcontext():
             if workers == 1:
                 return self._by_itself(body, dtype)(*arguments)
-            contexts, sync, _tiles = self._contexts_of(workers, dtype)
+            contexts, sync = self._contexts_of(workers, dtype)
             return self._gangs(workers).run_along(self.entry(body, dtype), contexts, arguments, _abandoning(sync))
 
     def again(self, call: Call) -> Callable[[Array, Array], None]:
@@ -191,15 +191,15 @@ class CpuBackend(Backend):
                 sync = self._scratch("sync", _INT64, words.SYNC_LENGTH)
                 sync[:] = 0
                 tile = self._scratch("tile", dtype, self._tile_length(dtype))
-                alone.contexts[dtype] = packed(0, 1, sync, tile), sync, tile
-            found = alone.entries[body, dtype] = partial(self.entry(body, dtype), alone.contexts[dtype][0])
+                alone.contexts[dtype] = packed(0, 1, sync, tile)
+            found = alone.entries[body, dtype] = partial(self.entry(body, dtype), alone.contexts[dtype])
         return found
 
     def launch_interruptible(
         self, body: str, dtype: np.dtype, workers: int, *arguments: Any
     ) -> tuple[Any, BaseException | None]:
         entry = self.entry(body, dtype)
-        contexts, sync, _tiles = self._contexts_of(workers, dtype)
+        contexts, sync = self._contexts_of(workers, dtype)
 
         def interrupt() -> None:
             sync[words.REQUEST] = INTERRUPTED
@@ -211,14 +211,13 @@ class CpuBackend(Backend):
         given = dict(zip(entries.parameters("run"), call.arguments(), strict=True))
         return packed(*(given.pop(name) for name in KEPT["run"])), *given.values()
 
-    def _contexts_of(self, workers: int, dtype: np.dtype) -> tuple[list[Array], Array, Array]:
-        """Of a call's workers, and what they speak of, which the caller keeps: the words by which they meet, and the
-        workers' tiles."""
+    def _contexts_of(self, workers: int, dtype: np.dtype) -> tuple[list[Packed], Array]:
+        """Of a call's workers, and the words by which they meet."""
         sync = self.memory.aligned(words.SYNC_LENGTH, _INT64)
         sync[:] = 0
         length = self._tile_length(dtype)
         tiles = self._scratch("tiles", dtype, length * workers).reshape(workers, length)
-        return [packed(number, workers, sync, tiles[number]) for number in range(workers)], sync, tiles
+        return [packed(number, workers, sync, tiles[number]) for number in range(workers)], sync
 
     def _tile_length(self, dtype: np.dtype) -> int:
         """Of a worker's scratch: a tile, and what a product takes besides."""

@@ -6,8 +6,9 @@ turn. The numbers of op(a) are read one by one, so both its forms run at the sam
 a row side by side: where it has not, being transposed, or where they do not fill whole vectors or its rows collide in
 the caches, the panel that the loop is about to read is packed first.
 
-A sum runs through the inner dimension in order, from 0, in blocks of INNER terms, which are then added up: an order
-that depends on the sizes alone. (The form of such a kernel is that of Goto and van de Geijn, ACM TOMS 34, 2008.)
+A sum runs through the inner dimension in order, from 0, in blocks of INNER terms, which are then added up, the bias
+with the first: an order that depends on the sizes alone. (The form of such a kernel is that of Goto and van de Geijn,
+ACM TOMS 34, 2008.)
 
 The product is compiled by itself, and called by its symbol, as a library's would be: within each of its callers LLVM
 would optimize all of its forms anew.

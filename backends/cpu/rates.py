@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 WIDTH, PRODUCTS, MEETINGS = 256, 20, 1000
 ATTEMPTS, PAUSE = 5, 0.1  # measurements at most, and seconds between them
-ENOUGH = 0.8  # the share of one core's rate that each thread must add to end them
+ENOUGH = 0.8  # the share of one core's rate that each thread must add to end them, as far as there are processors
+CALLS, LONG = 5, 0.1  # calls that are timed at most, and seconds after which there are no more
 ROWS, COLUMNS, WRITES = 512, 128, 200
 FASTEST = 1e11  # bytes a second between two caches: what is quicker was hidden behind the sums
 SIDE, SUMS = 64, 500  # two such matrices fill the first-level cache, and their rows are as short as a small layer's
@@ -70,8 +71,8 @@ def measured_rates(backend: "CpuBackend") -> Rates:
 def _undisturbed(backend: "CpuBackend") -> Rates:
     """Of some measurements the one in which the threads helped most: where another program has a core meanwhile, all
     but one of them would look worthless, and would stay unused for ever."""
-    measured = [measure(backend)]
-    while measured[-1].scaling < ENOUGH * backend.threads and len(measured) < ATTEMPTS:
+    measured, most = [measure(backend)], min(backend.threads, os.cpu_count() or 1)
+    while measured[-1].scaling < ENOUGH * most and len(measured) < ATTEMPTS:
         time.sleep(PAUSE)
         measured.append(measure(backend))
     return max(measured, key=lambda rates: rates.scaling)
@@ -114,9 +115,13 @@ def _zeros(backend: "CpuBackend", *shape: int) -> np.ndarray:
 
 
 def _best(call: Callable[[], Any]) -> float:
-    """Seconds of the quickest of five calls, after one to warm up."""
+    """Seconds of the quickest of some calls, after one to warm up: fewer where they take long, as with more workers
+    than processors."""
     call()
-    return min(_timed(call) for _ in range(5))
+    taken = [_timed(call)]
+    while len(taken) < CALLS and sum(taken) < LONG:
+        taken.append(_timed(call))
+    return min(taken)
 
 
 def _timed(call: Callable[[], Any]) -> float:

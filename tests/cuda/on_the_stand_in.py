@@ -595,20 +595,26 @@ def test_blocks_of_a_launch(device, given):
     assert blocks["one.total"] == blocks["advance"] == {1}
 
 
+@pytest.mark.parametrize("beyond_a_line", [0, 1])
 @pytest.mark.parametrize("precision", ["float32", "tf32", "bf16"])
 @pytest.mark.parametrize("activation", ["identity", "tanh", "gelu", "softmax"])
-def test_dense_layers_by_library(device, monkeypatch, activation, precision):
+def test_dense_layers_by_library(device, monkeypatch, activation, precision, beyond_a_line):
     """Products by cuBLASLt, their epilogues by us, dz in panels of three rows: what the fused kernels give, as near as
-    the precision allows."""
+    the precision allows. cuBLASLt adds a bias where it can read 16 bytes of it at once; else we do."""
     monkeypatch.setattr(cuda_backend, "PRODUCTS_OF_A_LIBRARY", 1)
     monkeypatch.setattr(device, "panel", 3 * 6 * 4)
     rng = np.random.default_rng(2)
     x, weight, bias, dy = (rng.normal(size=size).astype(np.float32) for size in ((7, 5), (6, 5), 6, (7, 6)))
     carry, bring = device.memory.to_device, device.memory.to_host
-    y, backprop = device.dense(*map(carry, (x, weight, bias)), activation, precision=precision)
+    of_bias = carry(np.concatenate([np.zeros(64, np.float32), bias, np.zeros(1, np.float32)]))
+    start = -of_bias.ctypes.data % 64 // 4 + beyond_a_line
+    of_bias[start : start + 6] = bias
+    there = of_bias[start : start + 6]
+    y, backprop = device.dense(carry(x), carry(weight), there, activation, precision=precision)
     expected_y, expected_backprop = fm.get_backend("python").dense(x, weight, bias, activation)
     products = [launch for launch in device._driver.launches if launch.entry == "product"]
     assert {launch.kind.precision for launch in products} == {precision}
+    assert [launch.kind.bias for launch in products] == [not beyond_a_line]
     rounding = {"float32": 2**-23, "tf32": 2**-10, "bf16": 2**-7}[precision]
     for found, expected in zip((y, *backprop(carry(dy))), (expected_y, *expected_backprop(dy)), strict=True):
         np.testing.assert_allclose(bring(found), expected, atol=30 * rounding)

@@ -337,11 +337,19 @@ def test_ragged_batch_runs_the_same_program(backend):
 
 @pytest.mark.parametrize("outputs", [*range(1, 18), 33])
 def test_weights_of_few_outputs_follow_on_one_another(outputs):
-    """Rows that fill no line of cache have no gap, and longer ones begin with a line."""
-    length = Geometry(16, 1).row_length(outputs)
-    assert length == outputs if outputs < 16 else length % 16 == 0 and outputs <= length < outputs + 16
-    made = program.program(runs.network((1000, outputs)), Geometry(16, 2), batch=4)
-    assert made.parameters["0.weight"].extent == 1000 * length
+    """Rows that fill no line of cache have no gap, or lie in one line, and are not mostly empty; longer
+    ones begin with a line."""
+    for gapless in (True, False):
+        geometry = Geometry(16, 2, gapless=gapless)
+        length = geometry.row_length(outputs)
+        if outputs >= 16:
+            assert length % 16 == 0 and outputs <= length < outputs + 16
+        elif gapless:
+            assert length == outputs
+        else:
+            assert 16 % length == 0 and outputs <= length < 2 * outputs
+        made = program.program(runs.network((1000, outputs)), geometry, batch=4)
+        assert made.parameters["0.weight"].extent == 1000 * length
 
 
 def test_rows_do_not_collide():

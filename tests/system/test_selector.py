@@ -35,6 +35,9 @@ def plain_environment(monkeypatch):
     monkeypatch.delenv("FUSEDMLP_BACKEND", raising=False)
 
 
+BACKEND = "FUSEDMLP_BACKEND"
+
+
 def dense_arguments(dtype="float32"):
     rng = np.random.default_rng(0)
     return {
@@ -133,6 +136,7 @@ def test_kernels_follow_the_environment(monkeypatch, name):
     monkeypatch.setenv("FUSEDMLP_BACKEND", name)
     launched = []
     backend = fm.get_backend(name)
+    backend.workers_for(1e9)  # for which a machine is measured, by launches
     monkeypatch.setattr(backend, "launch", lambda body, *rest: launched.append(body))
     fm.dense_forward(x, weight)
     fm.dense_backward(x[:, :9].copy(), x, weight, x[:, :9].copy(), "sigmoid")
@@ -173,10 +177,11 @@ def test_mixed_devices_of_an_update():
         optimizer.update_inplace(parameter, Elsewhere(CUDA), optimizer.init(parameter))
 
 
-def test_arrays_on_cuda_ask_for_its_backend(monkeypatch):
-    """The caller named no backend, so the remedy is one for arrays; the variable does not count."""
+@pytest.mark.parametrize("variable, value", [(BACKEND, "cpu"), (BACKEND, "tpu"), ("NUMBA_DISABLE_JIT", "1")])
+def test_arrays_on_cuda_ask_for_its_backend(monkeypatch, variable, value):
+    """The caller named no backend, so the remedy is one for arrays. What is said of the processor's does not count."""
     monkeypatch.setattr(driver, "absence", lambda: "no device")
-    monkeypatch.setenv("FUSEDMLP_BACKEND", "cpu")
+    monkeypatch.setenv(variable, value)
     with pytest.raises(fm.BackendUnavailable) as caught:
         fm.softmax(Elsewhere(CUDA))
     assert str(caught.value) == (
