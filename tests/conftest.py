@@ -7,6 +7,7 @@ tests/stand_in.py, which tests/cuda/test_conformance.py runs; tests/carried.py t
 
 import math
 import os
+import signal
 
 import numpy as np
 import pytest
@@ -25,6 +26,12 @@ INTERPRETED = {"python": 10_000}
 RAGGED = {(7,), (7, 5), (7, 13), (7, 13, 5)}
 SIMULATED = RAGGED | {(1,), (1, 1), (1, 1, 1), (33,), (33, 10), (33, 1, 9), (2, 101), (1, 9, 33)}
 SIMULATED |= {(0,), (0, 1), (0, 4), (0, 5), (4, 0), (0, 4, 3), (3, 0, 4), (3, 4, 0), (0, 4, 5), (0, 0, 1)}
+
+
+def pytest_configure(config):
+    """A shell lets what it runs in the background ignore Ctrl-C, for which the tests of it would wait for ever."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config, items):
