@@ -116,7 +116,7 @@ def request():
         sync = []
 
         def enter(context, sync=sync, inside=inside):
-            sync[:] = [context[2]]
+            sync[:] = [context.members[2]]
             inside.set()
 
         def ask(sync=sync, inside=inside):
