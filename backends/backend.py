@@ -575,8 +575,7 @@ class Backend:
         scalars = state.scalars(optimizer)
         if w.size:
             dtype, workers = w.dtype, self.workers_for(ELEMENTWISE * w.size)
-            g_row, w_row = g.reshape(1, -1), w.reshape(1, -1)
-            slots = [slot.reshape(1, -1) for slot in state.slots]
+            g_row, w_row, *slots = [array.reshape(1, -1) for array in (g, w, *state.slots)]
             s0, s1, s2 = slots + [w_row] * (SLOTS - len(slots))
             number, multiple = kind("updates", rule), line_of(dtype)
             self.launch("step", dtype, workers, g_row, w_row, s0, s1, s2, number, scalars, multiple)

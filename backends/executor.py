@@ -85,7 +85,7 @@ class Executor:
         self._plans: dict[tuple[int, int], Plan] = {}  # by the most threads, and by rows
         self._programs: dict[Any, tuple[Program, Array]] = {}  # with its table in the backend's memory
         self._predictions: dict[Any, _Prediction] = {}
-        self._numbers = np.arange(0)
+        self._numbers = np.arange(0)  # the order of the rows of predictions
         self._kept: dict[str, Array] = {}  # what calls use one after the other, so that it stays where it is
         self._feed: tuple[Data, int, Feed] | None = None  # of the last epoch, behind its data and batch
         self._room = 1  # steps that scalars and losses have room for

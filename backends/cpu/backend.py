@@ -44,7 +44,7 @@ ALL_OR_NOTHING = ("step",)
 
 # What of an entry's arguments is the same in one call after the other: packed.
 KEPT: dict[str, tuple[str, ...]] = {
-    "run": tuple(["table", "buffer", "truth", "sample_weights", "labels", "batch_labels", "order", "scalars", "losses"])
+    "run": ("table", "buffer", "truth", "sample_weights", "labels", "batch_labels", "order", "scalars", "losses")
 }
 
 # Those that decide how wide a vector is.

@@ -131,7 +131,7 @@ def add_rows(typing_context, c, a, y):
         with cgutils.for_range_slice(builder, rows.type(0), columns, step) as (column, _):
             left, offset = builder.sub(columns, column), builder.mul(column, int64(emit.size))
             masks = [emit.mask(builder.sub(left, int64(LANES * number))) for number in range(ABREAST)]
-            sums = [cgutils.alloca_once_value(builder, emit.zero) for _ in masks]
+            sums = [cgutils.alloca_once(builder, emit.vector) for _ in masks]
             for total in sums:
                 builder.store(emit.zero, total)
             with cgutils.for_range(builder, rows) as loop:

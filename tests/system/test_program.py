@@ -337,8 +337,8 @@ def test_ragged_batch_runs_the_same_program(backend):
 
 @pytest.mark.parametrize("outputs", [*range(1, 18), 33])
 def test_weights_of_few_outputs_follow_on_one_another(outputs):
-    """Rows that fill no line of cache have no gap, or lie in one line, and are not mostly empty; longer
-    ones begin with a line."""
+    """Rows that fill no line of cache have no gap, or lie in one line, and are not mostly empty; longer ones begin with
+    a line."""
     for gapless in (True, False):
         geometry = Geometry(16, 2, gapless=gapless)
         length = geometry.row_length(outputs)
