@@ -39,6 +39,14 @@ class State:
         self.shape, self.dtype, self.rule, self.slots = shape, dtype, rule, slots
         self._ahead: tuple[Hyperparameters | None, int, list[list[float]]] = None, 0, []
 
+    @property
+    def slots(self) -> tuple[Array, ...]:
+        return self._slots
+
+    @slots.setter
+    def slots(self, slots: tuple[Array, ...]) -> None:
+        self._slots, self.rows = slots, tuple(slot.reshape(1, -1) for slot in slots)  # as the kernel takes them
+
     def scalars(self, optimizer: Hyperparameters) -> tuple[Any, ...]:
         """Those of the next step by `optimizer`. NumPy takes as long for one as for many, so steps ahead are worked out
         with it."""
@@ -252,7 +260,7 @@ class Backend:
         dweight, dbias = empty(weight.shape, x.dtype), empty(outputs, x.dtype)
         if batch and outputs:
             count = min(batch, max(1, self.panel // (outputs * x.itemsize)))
-            panel = self._scratch("panel", x.dtype, count * outputs).reshape(count, outputs)
+            panel = self._scratch("panel", x.dtype, count * outputs)
             dy_rows, saved_rows = arrays.rows("dy", dy, "(B, O)"), arrays.rows("saved", saved, "(B, O)")
             self._backward(dy_rows, x_rows, weight, saved_rows, panel, dx, dweight, dbias, rule, precision)
         else:
@@ -305,7 +313,7 @@ class Backend:
         rule: Activation,
         precision: str,
     ) -> None:
-        """dweight, dbias, and unless it is empty dx, through as many rows of dz at a time as `panel` has."""
+        """dweight, dbias, and unless it is empty dx, through as many rows of dz at a time as `panel` has room for."""
         dtype, workers = x.dtype, self.workers_for(2.0 * dy.size * x.shape[1] * (2 if dx.size else 1))
         number, p, multiple = kind("activations", rule), values(rule, dtype), line_of(dtype)
         self.launch(
@@ -575,8 +583,8 @@ class Backend:
         scalars = state.scalars(optimizer)
         if w.size:
             dtype, workers = w.dtype, self.workers_for(ELEMENTWISE * w.size)
-            g_row, w_row, *slots = [array.reshape(1, -1) for array in (g, w, *state.slots)]
-            s0, s1, s2 = slots + [w_row] * (SLOTS - len(slots))
+            g_row, w_row = g.reshape(1, -1), w.reshape(1, -1)
+            s0, s1, s2 = state.rows + (w_row,) * (SLOTS - len(state.rows))
             number, multiple = kind("updates", rule), line_of(dtype)
             self.launch("step", dtype, workers, g_row, w_row, s0, s1, s2, number, scalars, multiple)
         state.steps += 1

@@ -147,14 +147,14 @@ def entry_around(
     body: Callable[..., Any],
     before: str = "pass",
     after: str = "return result",
-    beside: tuple[str, ...] = (),
+    takes: Iterable[str] | None = None,
     made: Mapping[str, str] = NO_HOLES,
 ) -> Any:
-    """A function that calls `body`, by that name, between two lines. It takes what is `beside`, and then what the body
-    takes but for what is `made` of that: expressions, by the body's parameter. (Numba inlines no call with *arguments,
-    and a call that is not inlined costs a second pass over the whole body, 4 s of 30.)"""
+    """A function that calls `body`, by that name, between two lines. It takes what the body does, or these instead, of
+    which arguments of the body are `made`: expressions, by parameter. (Numba inlines no call with *arguments, and a
+    call that is not inlined costs a second pass over the whole body, 4 s of 30.)"""
     names = inspect.signature(body).parameters
-    own = ", ".join((*beside, *(name for name in names if name not in made)))
+    own = ", ".join(names if takes is None else takes)
     given = ", ".join(made.get(name, name) for name in names)
     return _made("\n    ".join([f"def enter({own}):", before, f"result = body({given})", after]))
 

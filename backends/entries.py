@@ -71,7 +71,7 @@ def signature(name: str, scalar: Any, types: Any, readonly: bool = True) -> tupl
             *(number, flag, number, parameters, number),
         ),
         "backward": (
-            *(reads(2), reads(2), reads(2), reads(2), writes(2), writes(2), writes(2), writes(1)),
+            *(reads(2), reads(2), reads(2), reads(2), writes(1), writes(2), writes(2), writes(1)),
             *(number, number, parameters, number),
         ),
         "epilogue": (writes(2), reads(1), writes(2), writes(2), flag, number, parameters),

@@ -10,6 +10,7 @@ What a batch's loss is (sum, mean, weighted mean) is one factor, `reduction_fact
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from fusedmlp.kernels.activations import sigmoid_value
@@ -45,7 +46,7 @@ class Loss(Parametrized):
     parameters: tuple[tuple[str, float], ...] = ()
     above_zero: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def scope(self) -> Literal["element", "row"]:
         return "row" if self.value is None else "element"
 

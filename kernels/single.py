@@ -57,16 +57,16 @@ def forward(c, x, weight, bias, y, saved, keep, kind, by_row, identity_kind, p, 
 
 
 def backward(c, dy, x, weight, saved, panel, dx, dweight, dbias, kind, identity_kind, p, multiple):
-    """(dx, dweight, dbias) from dy. dz exists only for as many rows as `panel` has: its gradients are taken before
-    the next rows' dz. An empty dx or dbias is not wanted."""
+    """(dx, dweight, dbias) from dy. dz exists only for as many rows as `panel`, (n,), has room for: their gradients are
+    taken before the next rows' dz. An empty dx or dbias is not wanted."""
     batch, inputs, outputs = x.shape[0], x.shape[1], weight.shape[0]
     first_output, last_output = share(outputs, multiple, worker(c), workers(c))
-    room = panel.shape[0]
+    room = panel.shape[0] // outputs
     for number in range((batch + room - 1) // room):  # a range with a step of its own could raise
         start = number * room
         count = min(room, batch - start)
         first, last = share(count, 1, worker(c), workers(c))
-        dz = block(panel, 0, 0, count, outputs)
+        dz = block(matrix(panel, 0, count, outputs), 0, 0, count, outputs)
         dy_rows, saved_rows = block(dy, start, 0, count, outputs), block(saved, start, 0, count, outputs)
         activation_backward(c, dy_rows, saved_rows, dz, kind, p, first, last)
         sync_lanes(c)

@@ -15,6 +15,7 @@ import pytest
 import fusedmlp as fm
 import handed_over
 from carried import Carried
+from fusedmlp.backends import entries
 
 BACKENDS = os.environ.get("FUSEDMLP_TEST_BACKENDS", "python,cpu").split(",")
 DEVICES = ("cuda", "simulator")
@@ -72,20 +73,34 @@ def backend(request):
 
 @pytest.fixture
 def typed(monkeypatch):
-    """Numba's dispatchers stand before the entries of the cpu backend: what an entry takes on trust, that each argument
-    is of its type, rank and layout, they look at, and raise TypeError. What reaches them as addresses is looked at
-    before it is packed."""
+    """What an entry of the cpu backend takes on trust, that each argument is of its type, rank and layout, is looked
+    at; what it is handed as addresses, before they are taken."""
     if "cpu" in BACKENDS:
+        from fusedmlp.backends.cpu.backend import KEPT
+
         cpu = fm.get_backend("cpu")
-        packed = cpu.arguments
+        packed, found = cpu.arguments, cpu.entry
 
         def arguments(call):
-            handed_over.check(call)
+            given = dict(zip(entries.parameters("run"), call.arguments(), strict=True))
+            there = {name: value for name, value in given.items() if value is not None}  # x and result may come later
+            handed_over.check("run", call.dtype, there)
             return packed(call)
 
+        def entry(body, dtype):
+            compiled = found(body, dtype)
+            names = [name for name in entries.parameters(body) if name not in KEPT.get(body, ())]
+
+            def looking(*given):
+                handed_over.check(body, dtype, dict(zip(names, given[-len(names) :], strict=True)))
+                return compiled(*given)
+
+            return looking
+
         monkeypatch.setattr(cpu, "arguments", arguments)
-        monkeypatch.setattr(cpu, "entry", cpu.dispatcher)
-        monkeypatch.setattr(cpu, "_alone", type(cpu._alone)())  # which keeps the entries themselves
+        monkeypatch.setattr(cpu, "entry", entry)
+        for keeps_entries in ("_alone", "_known"):
+            monkeypatch.setattr(cpu, keeps_entries, type(getattr(cpu, keeps_entries))())
 
 
 @pytest.fixture

@@ -1,18 +1,29 @@
-"""A look at the arrays that a call of the interpreter hands over by their addresses, as Numba's dispatcher looks at
-those that it is given."""
+"""A look at what an entry of the cpu backend is given: each argument must be of its type, rank and layout, which the
+entry takes on trust."""
 
 from numba import float32, float64, typeof, types
 
 from fusedmlp.backends import entries
 
+SCALARS = (types.Boolean, types.Integer, types.Float)
 
-def check(call):
-    """TypeError for an array of another dtype, rank or layout than the interpreter's."""
-    names = entries.parameters("run")
-    kinds = entries.signature("run", {"float32": float32, "float64": float64}[str(call.dtype)], types)
-    for name, value, kind in zip(names, call.arguments(), kinds, strict=True):
-        if isinstance(kind, types.Array) and value is not None:
-            found = typeof(value)
-            alike = (found.dtype, found.ndim, found.layout) == (kind.dtype, kind.ndim, kind.layout)
-            if not (alike and found.aligned and found.mutable >= kind.mutable):
-                raise TypeError(f"{name}: expected {kind}, got {found}")
+
+def check(body, dtype, given):
+    """TypeError for an argument, by the name of the body's parameter, that is not of its type."""
+    signature = entries.signature(body, {"float32": float32, "float64": float64}[str(dtype)], types)
+    kinds = dict(zip(entries.parameters(body), signature, strict=True))
+    for name, value in given.items():
+        found, kind = typeof(value), kinds[name]
+        if isinstance(kind, types.Array):
+            alike = isinstance(found, types.Array) and (
+                (found.dtype, found.ndim, found.layout) == (kind.dtype, kind.ndim, kind.layout)
+                and found.aligned
+                and found.mutable >= kind.mutable
+            )
+        elif isinstance(kind, types.UniTuple):
+            alike = isinstance(found, types.UniTuple) and found.count == kind.count
+            alike = alike and isinstance(found.dtype, types.Float)
+        else:
+            alike = any(isinstance(found, family) and isinstance(kind, family) for family in SCALARS)
+        if not alike:
+            raise TypeError(f"{name}: expected {kind}, got {found}")

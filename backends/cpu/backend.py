@@ -15,12 +15,13 @@ from numba import njit, types
 
 from fusedmlp.backends import entries
 from fusedmlp.backends.arrays import Array
-from fusedmlp.backends.backend import Backend
 from fusedmlp.backends.binder import Binder, entry_around
 from fusedmlp.backends.call import Call
 from fusedmlp.backends.cpu import blas, compiling, machine, product, words
+from fusedmlp.backends.cpu.borrowing import Borrowed, borrowed
 from fusedmlp.backends.cpu.caching import cached
 from fusedmlp.backends.cpu.packing import ARRAY, Packed, context_of, packed, unpacked
+from fusedmlp.backends.cpu.quick import SERIAL_FLOPS, Quick
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gangs
@@ -30,9 +31,6 @@ from fusedmlp.kernels.program import Network
 
 # Who makes the product of a tile.
 PRODUCTS: dict[str, Any] = {"own": product, "blas": blas}
-
-# What no machine shares out: a core does this much in less time than a hand-over to another thread takes (some 10 us).
-SERIAL_FLOPS = 1e5
 
 # The most threads of a call: a plan from another machine may have more than run here at once, and they meet at barriers
 # all the same, but a slip of the hand ended in a thousand threads or, for their tiles, out of memory.
@@ -60,7 +58,7 @@ class _Alone(threading.local):
         self.entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
 
 
-class CpuBackend(Backend):
+class CpuBackend(Quick):
     name = "cpu"
     colliding_bytes = product.COLLIDING
     panel = 1 << 20
@@ -79,6 +77,8 @@ class CpuBackend(Backend):
         self._entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
         self._compiled: dict[tuple[str, np.dtype], Future[Any]] = {}
         self._alone = _Alone()
+        if self._held:
+            self.small = 0.0
         self._rates: dict[int, Rates] = {}
         self._threads = _threads_from_environment() or default_threads()
         self._gangs = Gangs()
@@ -156,7 +156,7 @@ class CpuBackend(Backend):
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
         if workers == 1 and body not in self._held:
-            return (self._alone.entries.get((body, dtype)) or self._by_itself(body, dtype))(*arguments)
+            return (self._alone.entries.get((body, dtype)) or self.by_itself(body, dtype))(*arguments)
         if workers > 1 and body in ALL_OR_NOTHING:
             result, reached = self.launch_interruptible(body, dtype, workers, *arguments)
             if reached is not None:
@@ -164,7 +164,7 @@ class CpuBackend(Backend):
             return result
         with self._hold if body in self._held else nullcontext():
             if workers == 1:
-                return self._by_itself(body, dtype)(*arguments)
+                return self.by_itself(body, dtype)(*arguments)
             contexts, sync = self._contexts_of(workers, dtype)
             return self._gangs(workers).run_along(self.entry(body, dtype), contexts, arguments, _abandoning(sync))
 
@@ -172,7 +172,7 @@ class CpuBackend(Backend):
         """On this thread alone what stays the same is taken out of the call but once."""
         if call.plan.workers > 1 or "run" in self._held:
             return super().again(call)
-        key, alone, by_itself = ("run", call.dtype), self._alone, self._by_itself
+        key, alone, by_itself = ("run", call.dtype), self._alone, self.by_itself
         kept, _, _, batch, first, last, guarded = self.arguments(call)
 
         def ask(x: Array, result: Array) -> None:
@@ -181,7 +181,7 @@ class CpuBackend(Backend):
 
         return ask
 
-    def _by_itself(self, body: str, dtype: np.dtype) -> Callable[..., Any]:
+    def by_itself(self, body: str, dtype: np.dtype) -> Callable[..., Any]:
         """An entry on this thread alone. None of these calls is asked to stop, so all that one leaves in `sync` for the
         next is the barrier's count."""
         alone = self._alone
@@ -250,14 +250,14 @@ class CpuBackend(Backend):
         scalar = types.float32 if dtype == np.float32 else types.float64
         kinds = dict(zip(entries.parameters(name), entries.signature(name, scalar, types), strict=True))
         kept = {parameter: kinds.pop(parameter) for parameter in KEPT.get(name, ())}
-        views = {"context_of": context_of(types.Array(scalar, 1, "C"))}
+        numbers = types.Array(types.int64, 1, "C")
+        taken = {"context": numbers} | ({"kept": numbers} if kept else {}) | kinds
+        views = {"context_of": context_of(types.Array(scalar, 1, "C")), "borrowed": borrowed}
         views |= {f"{key}_of": unpacked(kind, number * ARRAY) for number, (key, kind) in enumerate(kept.items())}
         made = {"c": "context_of(context)"} | {key: f"{key}_of(kept)" for key in kept}
-        beside = ("context", "kept") if kept else ("context",)
+        made |= {key: f"borrowed({key})" for key, kind in kinds.items() if isinstance(kind, types.Array)}
         bound = self._binder.wrap(
-            entry_around(
-                function, "mode = flush_subnormals()", "restore_subnormals(mode); return result", beside, made
-            ),
+            entry_around(function, "mode = flush_subnormals()", "restore_subnormals(mode); return result", taken, made),
             label=f"{name}.{dtype}.{self._products_by}",
             __name__=__name__,
             body=entries.bound(self._binder, name, thin=True),
@@ -265,9 +265,10 @@ class CpuBackend(Backend):
             restore_subnormals=machine.restore_subnormals,
             **views,
         )
-        outer = (*(types.Array(types.int64, 1, "C") for _ in beside), *kinds.values())
+        outer = [Borrowed.of(kind) if isinstance(kind, types.Array) else kind for kind in taken.values()]
         needed = partial(self._products.load, dtype.name) if name in entries.MULTIPLYING else None
-        return compile_cached(bound, outer, f"fusedmlp: compiling {name} for {dtype} (once on this machine)", needed)
+        announce = f"fusedmlp: compiling {name} for {dtype} (once on this machine)"
+        return compile_cached(bound, tuple(outer), announce, needed)
 
 
 def compile_cached(

@@ -189,6 +189,7 @@ class CudaBackend(Backend):
         """Panel after panel of dz, as the one launch of the other backends does it; the products are always a
         library's, for all of it in one kernel leaves too few registers (it spilled on every architecture)."""
         numbers, workers = (kind("activations", rule), values(rule, x.dtype)), self.workers_for(ELEMENTWISE * dy.size)
+        panel = panel.reshape(-1, dy.shape[1])
         for start in range(0, len(dy), len(panel)):
             rows = slice(start, start + len(panel))
             dz = panel[: len(dy[rows])]

@@ -9,6 +9,7 @@ import pytest
 
 import fusedmlp as fm
 import handed_over
+from fusedmlp.backends import entries
 from fusedmlp.backends.cpu.packing import ARRAY, packed
 
 
@@ -25,6 +26,8 @@ FAULTS = {
     "buffer": lambda given: given.reshape(1, -1),
     "losses": lambda given: given.astype(np.float32),
     "labels": lambda given: np.zeros(0, np.uint64),
+    "batch": float,
+    "guarded": int,
 }
 
 
@@ -32,9 +35,10 @@ FAULTS = {
 def test_wrong_arrays_are_seen(name):
     """By the look that the tests of what callers hand over take."""
     call = call_of(fm.MLP([3, 2], backend="cpu"), np.ones((4, 3), np.float32))
-    handed_over.check(call)
+    given = dict(zip(entries.parameters("run"), call.arguments(), strict=True))
+    handed_over.check("run", call.dtype, given)
     with pytest.raises(TypeError, match=f"^{name}: expected"):
-        handed_over.check(replace(call, **{name: FAULTS[name](getattr(call, name))}))
+        handed_over.check("run", call.dtype, given | {name: FAULTS[name](given[name])})
 
 
 def test_what_is_packed_lives_as_long():

@@ -132,14 +132,14 @@ def test_compiled_code_that_cannot_be_had(monkeypatch):
 @pytest.mark.parametrize("name", ["python", "cpu"])
 def test_kernels_follow_the_environment(monkeypatch, name):
     rng = np.random.default_rng(1)
-    x, weight = rng.normal(size=(2, 9, 500)).astype(np.float32)
+    x, weight = rng.normal(size=(2, 12, 500)).astype(np.float32)
     monkeypatch.setenv("FUSEDMLP_BACKEND", name)
     launched = []
     backend = fm.get_backend(name)
     backend.workers_for(1e9)  # for which a machine is measured, by launches
     monkeypatch.setattr(backend, "launch", lambda body, *rest: launched.append(body))
     fm.dense_forward(x, weight)
-    fm.dense_backward(x[:, :9].copy(), x, weight, x[:, :9].copy(), "sigmoid")
+    fm.dense_backward(x[:, :12].copy(), x, weight, x[:, :12].copy(), "sigmoid")
     fm.mse(x, weight)
     fm.softmax(x)
     optimizer = fm.SGD()
