@@ -158,6 +158,18 @@ class Rates:
     handover: float
     transfer: float
 
+    def better(self, other: "Rates") -> "Rates":
+        """The better of each of two measurements."""
+        return Rates(
+            flops=max(self.flops, other.flops),
+            elements=max(self.elements, other.elements),
+            scaling=max(self.scaling, other.scaling),
+            seam=min(self.seam, other.seam),
+            barrier=min(self.barrier, other.barrier),
+            handover=min(self.handover, other.handover),
+            transfer=max(self.transfer, other.transfer),
+        )
+
 
 def serial_plan(network: Network) -> Plan:
     """One worker, to which every partition is the same."""

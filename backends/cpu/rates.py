@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusedmlp.backends.backend import LINE
-from fusedmlp.backends.plan import Rates
+from fusedmlp.backends.plan import FAR_BARRIER, FAR_SEAM, FAR_TRANSFER, Rates
 
 if TYPE_CHECKING:
     from fusedmlp.backends.cpu.backend import CpuBackend
@@ -69,13 +69,17 @@ def measured_rates(backend: "CpuBackend") -> Rates:
 
 
 def _undisturbed(backend: "CpuBackend") -> Rates:
-    """Of some measurements the one in which the threads helped most: where another program has a core meanwhile, all
-    but one of them would look worthless, and would stay unused for ever."""
-    measured, most = [measure(backend)], min(backend.threads, os.cpu_count() or 1)
-    while measured[-1].scaling < ENOUGH * most and len(measured) < ATTEMPTS:
+    """The best of each rate, measured again while one is poor: where another program has a core meanwhile, or a virtual
+    machine's cores are far apart for a moment, threads would look worthless, and stay unused for ever."""
+    most = min(backend.threads, os.cpu_count() or 1)
+    best = measure(backend)
+    for _ in range(ATTEMPTS - 1):
+        near = best.barrier <= FAR_BARRIER and best.transfer >= FAR_TRANSFER and best.seam <= FAR_SEAM
+        if near and best.scaling >= ENOUGH * most:
+            break
         time.sleep(PAUSE)
-        measured.append(measure(backend))
-    return max(measured, key=lambda rates: rates.scaling)
+        best = best.better(measure(backend))
+    return best
 
 
 def measure(backend: "CpuBackend") -> Rates:

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
+from fusedmlp.backends.cpu import rates
 from fusedmlp.backends.plan import WORTHWHILE, Plan, Rates, choose_plan, predicted_seconds, serial_plan
 from fusedmlp.kernels import activations
 from fusedmlp.kernels.program import Network
@@ -82,3 +84,20 @@ def test_prediction_counts_the_products():
     products = sum((3 if layer else 2) * i * o for layer, (i, o) in enumerate(pairwise(MNIST.sizes)))
     expected = 2.0 * 64 * products / free.flops
     assert predicted_seconds(MNIST, 64, serial_plan(MNIST), 2, free) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "poor", [{"scaling": 1.1}, {"barrier": 1e-5}, {"transfer": 1e9}, {"seam": 1e-6}], ids=lambda poor: next(iter(poor))
+)
+def test_rates_are_the_best_of_some_measurements(monkeypatch, poor):
+    """What one measurement finds poor is measured again, until it is not, and a few times at most."""
+    bad, also = replace(MACHINE, flops=2e11, **poor), replace(MACHINE, flops=5e10, elements=3e10)
+    made = iter([bad, bad, also, MACHINE])
+    monkeypatch.setattr(rates, "measure", lambda backend: next(made))
+    monkeypatch.setattr(rates, "PAUSE", 0.0)
+    monkeypatch.setattr(rates.os, "cpu_count", lambda: 2)
+    two = SimpleNamespace(threads=2)
+    assert rates._undisturbed(two) == replace(MACHINE, flops=2e11, elements=3e10)
+    assert list(made) == [MACHINE]
+    monkeypatch.setattr(rates, "measure", lambda backend: bad)
+    assert rates._undisturbed(two) == bad
