@@ -132,9 +132,12 @@ def inference_table(results: Results) -> str:
 def calls_table(results: Results) -> str:
     """A line for each kernel: µs of a call on arrays of one number."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for row in results["calls"]:
-        found.setdefault(row["kernel"], {})[row["peer"]] = row["seconds"]
     lines = []
+    for row in results["calls"]:
+        if row["status"] == "timed":
+            found.setdefault(row["kernel"], {})[row["peer"]] = row["seconds"]
+        else:
+            lines.append([row["kernel"], f"{row['status']}: {row['note']}", "", ""])
     for kernel, took in found.items():
         peers = (microseconds(took[peer]["p50"]) if peer in took else "missing" for peer in ("numpy", "pytorch"))
         lines.append([kernel, spread(took["ours"], microseconds), *peers])

@@ -229,10 +229,10 @@ def one(
 def fill(c, i, buffer, now):
     """Zeros in the rows of Y that a short batch lacks, where the program asks for them: an executor that leaves
     products to a library makes calls of the other instructions."""
-    _, _, rows, batch, _ = now
+    _, _, rows, _, batch, _ = now
     if i[FULL] > 0 and rows < batch:
         y = matrix(buffer, i[Y_AT], batch, i[Y_LENGTH])
-        first, last = rows_of(c, batch - rows)
+        first, last = share(batch - rows, 1, worker(c), workers(c))
         for k in range(rows + first + lane_row(c), rows + last, lane_rows(c)):
             zero_span(c, vector(row(y, k), 0, i[FULL]))
 
@@ -255,10 +255,10 @@ def advance(c, clock, steps):
 
 @thin
 def moment(k, s, batch, order, guarded):
-    """Step k of a call, which is step s of the order: (k, its first row in the order, its rows, the most rows that a
-    step may have, whether a loss that is not finite stops)."""
-    start = s * batch
-    return k, start, min(batch, order.shape[0] - start), batch, guarded
+    """Step k of a call, which is step s of the order: (k, its first row in the order, its rows, those of every step but
+    the last, the most that a step may have, whether a loss that is not finite stops)."""
+    start, rows = s * batch, order.shape[0]
+    return k, start, min(batch, rows - start), min(batch, rows), batch, guarded
 
 
 def step_scalars(row):
@@ -273,18 +273,23 @@ def columns_of(c, i, extent):
     return share(extent, i[MULTIPLE], worker(c), workers(c))
 
 
-def rows_of(c, rows):
-    return share(rows, 1, worker(c), workers(c))
+@thin
+def rows_of(c, now):
+    """This worker's rows of a step: of the last, where it is shorter, those that were its own in the others, so that
+    what it leaves in the buffer nobody else meets."""
+    _, _, rows, full, _, _ = now
+    first, last = share(full, 1, worker(c), workers(c))
+    return min(first, rows), min(last, rows)
 
 
 @thin
-def pieces_of(c, i, rows, columns):
+def pieces_of(c, i, rows, own, columns):
     """(count, tiles): this worker's part of a matrix that is worked on element by element, in so many pieces: tile
-    after tile, or else its rows as one, which is what a rule of scope "row" asks for."""
+    after tile, or else its own rows as one, which is what a rule of scope "row" asks for."""
     if i[PARTITION] == TILES:
         tiles = 0, rows, 0, columns, worker(c), workers(c)
         return count_tiles(c, tiles), tiles
-    first, last = rows_of(c, rows)
+    first, last = own
     return min(1, last - first), (first, last, 0, columns, 0, 1)
 
 
@@ -301,7 +306,7 @@ def piece(c, i, tiles, k):
 def rows_now(at, length, columns, a, buffer, now):
     """This step's rows of some data or of the result `a`, (rows, columns): those in the buffer, or with length 0 where
     they lie in `a`."""
-    _, start, rows, _, _ = now
+    _, start, rows, _, _, _ = now
     if length > 0:
         return block(matrix(buffer, at, rows, length), 0, 0, rows, columns)
     return block(a, start, 0, rows, columns)
@@ -310,13 +315,13 @@ def rows_now(at, length, columns, a, buffer, now):
 @thin
 def gather(c, i, buffer, data, now):
     x, truth, weights, labels, batch_labels, order, _, _, _ = data
-    _, start, rows, batch, _ = now
+    _, start, rows, _, batch, _ = now
     rows_in_order = vector(order, start, rows)
-    gather_rows(c, i, x, rows_in_order, block(matrix(buffer, i[Y_AT], batch, i[Y_LENGTH]), 0, 0, rows, i[INPUTS]))
+    gather_rows(c, i, x, rows_in_order, now, block(matrix(buffer, i[Y_AT], batch, i[Y_LENGTH]), 0, 0, rows, i[INPUTS]))
     if truth.shape[0] > 0:
         to = block(matrix(buffer, i[B_AT], batch, i[B_LENGTH]), 0, 0, rows, i[OUTPUTS])
-        gather_rows(c, i, truth, rows_in_order, to)
-    first, last = rows_of(c, rows)
+        gather_rows(c, i, truth, rows_in_order, now, to)
+    first, last = rows_of(c, now)
     if labels.shape[0] > 0:
         for k in range(first + lane(c), last, lanes(c)):
             batch_labels[k] = labels[order[start + k]]
@@ -325,9 +330,9 @@ def gather(c, i, buffer, data, now):
             buffer[i[W_AT] + k] = weights[order[start + k]]
 
 
-def gather_rows(c, i, a, rows, y):
+def gather_rows(c, i, a, rows, now, y):
     """This worker's part of y (rows, n), whose row k is row rows[k] of a."""
-    count, tiles = pieces_of(c, i, y.shape[0], y.shape[1])
+    count, tiles = pieces_of(c, i, y.shape[0], rows_of(c, now), y.shape[1])
     for number in range(count):
         first, m, j, n = piece(c, i, tiles, number)
         for k in range(first + lane_row(c), first + m, lane_rows(c)):
@@ -342,7 +347,7 @@ def copy_span(c, a, y):
 
 @thin
 def forward(c, i, buffer, data, now):
-    (given, _, _, _, _, _, _, _, result), (_, _, rows, _, _) = data, now
+    (given, _, _, _, _, _, _, _, result), (_, _, rows, _, _, _) = data, now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     x = rows_now(i[X_AT], i[X_LENGTH], inputs, given, buffer, now)
     weight = block(home(c, buffer, i[W_AT], inputs, i[W_LENGTH]), 0, 0, inputs, outputs)
@@ -353,7 +358,7 @@ def forward(c, i, buffer, data, now):
     if i[PARTITION] == OUT:
         first_column, last_column = columns_of(c, i, outputs)
     elif i[PARTITION] == ROWS:
-        first_row, last_row = rows_of(c, rows)
+        first_row, last_row = rows_of(c, now)
     elif i[PARTITION] == TILES:
         first, every = worker(c), workers(c)
     else:
@@ -370,7 +375,7 @@ def forward(c, i, buffer, data, now):
 
 @thin
 def backward(c, i, buffer, data, now):
-    _, _, rows, _, _ = now
+    _, _, rows, _, _, _ = now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     dz = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, outputs)
     weight = block(home(c, buffer, i[W_AT], inputs, i[W_LENGTH]), 0, 0, inputs, outputs)
@@ -380,7 +385,7 @@ def backward(c, i, buffer, data, now):
     if i[PARTITION] == IN:
         first_column, last_column = columns_of(c, i, inputs)
     elif i[PARTITION] == ROWS:
-        first_row, last_row = rows_of(c, rows)
+        first_row, last_row = rows_of(c, now)
     elif i[PARTITION] == TILES:
         first, every = worker(c), workers(c)
     else:
@@ -398,11 +403,11 @@ def backward(c, i, buffer, data, now):
 @thin
 def join(c, i, buffer, data, now):
     """The partial sums of all workers, added in the order of the workers, then the epilogue of the layer."""
-    (_, _, _, _, _, _, _, _, result), (_, _, rows, _, _) = data, now
+    (_, _, _, _, _, _, _, _, result), (_, _, rows, _, _, _) = data, now
     forwards = i[OP] == JOIN
     columns = i[OUTPUTS] if forwards else i[INPUTS]
     p = parameters(i, buffer)
-    count, tiles = pieces_of(c, i, rows, columns)
+    count, tiles = pieces_of(c, i, rows, rows_of(c, now), columns)
     for number in range(count):
         first, m, j, n = piece(c, i, tiles, number)
         sums = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), first, j, m, n)
@@ -423,9 +428,9 @@ def join(c, i, buffer, data, now):
 
 @thin
 def through_activation(c, i, buffer, data, now):
-    (_, _, _, _, _, _, _, _, result), (_, _, rows, _, _) = data, now
+    (_, _, _, _, _, _, _, _, result), (_, _, rows, _, _, _) = data, now
     p = parameters(i, buffer)
-    count, tiles = pieces_of(c, i, rows, i[OUTPUTS])
+    count, tiles = pieces_of(c, i, rows, rows_of(c, now), i[OUTPUTS])
     for number in range(count):
         first, m, j, n = piece(c, i, tiles, number)
         y = block(rows_now(i[Y_AT], i[Y_LENGTH], i[OUTPUTS], result, buffer, now), first, j, m, n)
@@ -439,8 +444,8 @@ def through_activation(c, i, buffer, data, now):
 @thin
 def loss(c, i, buffer, data, now):
     _, truth, weights, labels, batch_labels, _, scalars, _, _ = data
-    k, start, rows, _, guarded = now
-    first, last = rows_of(c, rows)
+    k, start, rows, _, _, guarded = now
+    first, last = rows_of(c, now)
     a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
     da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     losses = matrix(buffer, i[S_AT], rows, 1)
@@ -461,7 +466,7 @@ def loss(c, i, buffer, data, now):
 
 @thin
 def total(c, i, buffer, data, now):
-    (_, _, _, _, _, _, _, losses, _), (k, _, rows, _, _) = data, now
+    (_, _, _, _, _, _, _, losses, _), (k, _, rows, _, _, _) = data, now
     if worker(c) == 0:
         of_step = total_loss(c, matrix(buffer, i[S_AT], rows, 1), rows)
         if lane(c) == 0:
@@ -470,7 +475,7 @@ def total(c, i, buffer, data, now):
 
 @thin
 def update(c, i, buffer, data, now):
-    (_, _, _, _, _, _, scalars, _, _), (k, _, rows, _, _) = data, now
+    (_, _, _, _, _, _, scalars, _, _), (k, _, rows, _, _, _) = data, now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     h = step_scalars(row(scalars, k))
     x = rows_now(i[X_AT], i[X_LENGTH], inputs, data[0], buffer, now)
@@ -505,7 +510,7 @@ def with_slots(c, i, buffer, at, rows, length):
 
 @thin
 def step_alone(c, i, buffer, data, now):
-    (_, _, _, _, _, _, scalars, _, _), (k, _, _, _, _) = data, now
+    (_, _, _, _, _, _, scalars, _, _), (k, _, _, _, _, _) = data, now
     h = step_scalars(row(scalars, k))
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     step_block(c, i, buffer, i[W_AT], i[X_AT], inputs, i[W_LENGTH], outputs, h)
@@ -516,7 +521,7 @@ def step_alone(c, i, buffer, data, now):
 def step_block(c, i, buffer, at, gradient_at, rows, length, columns, h):
     weight, s0, s1, s2 = with_slots(c, i, buffer, at, rows, length)
     gradient = matrix(buffer, gradient_at, rows, length)
-    count, tiles = pieces_of(c, i, rows, columns)
+    count, tiles = pieces_of(c, i, rows, share(rows, 1, worker(c), workers(c)), columns)
     for number in range(count):
         first, m, j, n = piece(c, i, tiles, number)
         update_tile(
@@ -533,9 +538,9 @@ def step_block(c, i, buffer, at, gradient_at, rows, length, columns, h):
 
 @thin
 def copy_out(c, i, buffer, data, now):
-    (_, _, _, _, _, _, _, _, result), (_, start, rows, _, _) = data, now
+    (_, _, _, _, _, _, _, _, result), (_, start, rows, _, _, _) = data, now
     y = matrix(buffer, i[Y_AT], rows, i[Y_LENGTH])
-    count, tiles = pieces_of(c, i, rows, i[OUTPUTS])
+    count, tiles = pieces_of(c, i, rows, rows_of(c, now), i[OUTPUTS])
     for number in range(count):
         first, m, j, n = piece(c, i, tiles, number)
         for k in range(first + lane_row(c), first + m, lane_rows(c)):

@@ -170,18 +170,17 @@ class Layout:
 @dataclass(frozen=True)
 class Access:
     """What an instruction does with a block: whether it writes, and along which axis the workers share it out. "rows"
-    are those of a batch; rows of weights, which are as many in each step, are "inputs"."""
+    are those of a batch, cut alike in each step; rows of weights are "inputs"."""
 
     block: str
     axis: Axis
     writes: bool = False
 
-    def conflicts(self, earlier: "Access", same_step: bool) -> bool:
-        """Whether a worker may meet here what another did in `earlier`. The last batch is shorter and cuts its rows
-        elsewhere, so rows of one step are not those of the next."""
+    def conflicts(self, earlier: "Access") -> bool:
+        """Whether a worker may meet here what another did in `earlier`."""
         if self.block != earlier.block or not (self.writes or earlier.writes):
             return False
-        return self.axis != earlier.axis or self.axis == "all" or (self.axis == "rows" and not same_step)
+        return self.axis != earlier.axis or self.axis == "all"
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,14 +227,14 @@ class _Writer:
             table[number, list(fields)] = list(fields.values())
             if number and self._rows[number - 1][OP] == LOSS:
                 table[number, BARRIER] = MEET_OR_LEAVE  # so that a non-finite loss never reaches the weights
-        pending: list[tuple[int, Access]] = []
-        for step in (0, 1) if self._geometry.workers > 1 else ():  # what one step leaves, the next one meets
+        pending: list[Access] = []
+        for _ in range(2) if self._geometry.workers > 1 else ():  # what one step leaves, the next one meets
             for number, touched in enumerate(self._accesses):
-                if any(a.conflicts(earlier, step == then) for a in touched for then, earlier in pending):
+                if any(access.conflicts(earlier) for access in touched for earlier in pending):
                     table[number, BARRIER] = max(table[number, BARRIER], MEET)
                 if table[number, BARRIER]:
                     pending = []
-                pending += [(step, access) for access in touched]
+                pending += touched
         return table
 
 

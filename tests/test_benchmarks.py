@@ -44,7 +44,7 @@ COMPARED |= {"status": "timed", "seconds": spread(2e-3), "base": spread(1e-3), "
 COMPARED |= {"at_least": 1.8, "at_most": None}
 REMEMBERED = {"case": "mid", "optimizer": "sgd", "peer": "ours", "status": "measured", "note": ""}
 REMEMBERED |= {"parameter_bytes": 1e6, "bytes": 3e6, "bound": 4e6}
-CALLED = {"kernel": "mse", "peer": "ours", "seconds": spread(2e-6)}
+CALLED = {"status": "timed", "note": "", "kernel": "mse", "peer": "ours", "seconds": spread(2e-6)}
 STARTED = {"case": "import", "status": "timed", "note": "", "seconds": spread(0.009), "floor": 0.04, "limit": 0.01}
 
 
@@ -92,6 +92,7 @@ def test_what_was_not_timed_is_short(missing):
         ("memory", REMEMBERED | {"bytes": 5e6}),
         ("memory", REMEMBERED | {"status": "failed"}),
         ("calls", CALLED | {"seconds": spread(4e-6)}),
+        ("calls", CALLED | {"status": "failed"}),
         ("startup", STARTED | {"seconds": spread(0.02)}),
         ("startup", STARTED | {"status": "failed"}),
     ],
@@ -105,6 +106,13 @@ def test_calls_of_others_have_no_limit():
     assert targets.shortfalls(results() | {"calls": rows}) == []
     line = report.calls_table({"calls": rows}).splitlines()[-1]
     assert [cell.strip() for cell in line.split("|")[1:5]] == ["mse", "2 (1.8 to 2.2)", "4", "missing"]
+
+
+def test_single_calls_that_fail_are_a_row(monkeypatch):
+    monkeypatch.setattr(calls.sys, "executable", "false")
+    (row,) = calls.measure(1, 2)
+    assert row["status"] == "failed"
+    assert "failed: no word" in report.calls_table({"calls": [row]})
 
 
 def test_single_calls_are_timed(monkeypatch):
