@@ -212,14 +212,14 @@ def _dispatched(kernel: Callable[Concatenate[Backend, P], R]) -> Callable[P, R]:
     def dispatched(*args: P.args, **kwargs: P.kwargs) -> R:
         variables = _ENVIRONMENT.get(_BACKEND), _ENVIRONMENT.get(_DISABLED)
         try:
-            here = on_host.get(variables)
-            if here is None:
-                here = on_host[variables] = getattr(_chosen_by(*variables), name)
+            bound = on_host.get(variables)
+            if bound is None:
+                bound = on_host[variables] = getattr(_chosen_by(*variables), name)
         except (BackendUnavailable, ValueError):  # which is told to those whose arrays are in the processor's memory
-            here = None
-        if here is not None:
+            bound = None
+        if bound is not None:
             try:
-                return here(*args, **kwargs)
+                return bound(*args, **kwargs)
             except arrays.Elsewhere:
                 pass
         given = dict(zip(names, args, strict=False)) | kwargs

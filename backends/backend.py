@@ -32,7 +32,9 @@ LINE = 64  # bytes in a line of cache, to which rows are padded and shares are c
 
 
 class State:
-    """What an optimizer keeps of one parameter: the number of steps taken, and its rule's slots, which start as 0."""
+    """What an optimizer keeps of one parameter: the number of steps taken, and its rule's slots, which start as 0. Both
+    may be set: slots as many as the rule's, of the parameter's shape and dtype, contiguous and writable; TypeError or
+    ValueError for others."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, rule: Update, slots: tuple[Array, ...]) -> None:
         self.steps = 0
@@ -45,7 +47,24 @@ class State:
 
     @slots.setter
     def slots(self, slots: tuple[Array, ...]) -> None:
+        if len(slots) != self.rule.slots:
+            raise ValueError(f"slots: expected {self.rule.slots} for the rule {self.rule.name}, got {len(slots)}")
+        for slot in slots:
+            if slot.dtype != self.dtype:
+                raise TypeError(f"slots: expected {self.dtype}, got {slot.dtype}")
+            if slot.shape != self.shape:
+                raise arrays.misshapen("slots", slot, self.shape, "that of the parameter")
+            if not slot.flags.c_contiguous or not getattr(slot.flags, "carray", True):
+                raise ValueError("slots: expected contiguous, aligned and writable arrays")
         self._slots, self.rows = slots, tuple(slot.reshape(1, -1) for slot in slots)  # as the kernel takes them
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the rows, which a copy makes anew, as views of its own slots."""
+        return {name: value for name, value in vars(self).items() if name != "rows"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.slots = self._slots
 
     def scalars(self, optimizer: Hyperparameters) -> tuple[Any, ...]:
         """Those of the next step by `optimizer`. NumPy takes as long for one as for many, so steps ahead are worked out

@@ -26,6 +26,7 @@ from fusedmlp.kernels.optimizers import SCALARS, Hyperparameters, Update
 from fusedmlp.kernels.program import Block, Network, Program, program
 
 PROGRAMS = 64  # how many are kept, and of predictions; they are small and quick to make
+EVEN = 16  # of which the rows of a prediction's steps are a multiple, where they share them out evenly
 ASKED_AGAIN = 1 << 16  # rows at most of a prediction that is kept
 ROOM = 4096  # steps: an epoch of so many has room for all from its first call on, and what lies on a device stays there
 _INT64 = np.dtype(np.int64)
@@ -160,9 +161,13 @@ class Executor:
         network = self.network
         if logits:
             network = replace(network, activations=(*network.activations[:-1], identity))
-        rows = batch_size or self.backend.predict_rows
-        batch = min(rows, _power_of_two(len(x)))  # few programs serve all sizes
         plan = plan or self.backend.prediction_plan(network, self.dtype, len(x))
+        most = batch_size or self.backend.predict_rows
+        batch = min(most, _power_of_two(len(x)))  # few programs serve all sizes
+        if plan.workers > 1 and "rows" in plan.partitions and batch < len(x):
+            # A worker has the same rows of each step, so the last is to be nearly as long.
+            evenly = -(-len(x) // -(-len(x) // batch))
+            batch = min(most, -(-evenly // EVEN) * EVEN)
         run = self._enter(_Wanted(network, plan, batch))
         with closing(self.backend.feed(Data(x), batch).begin(self._in_order(len(x)))) as feed:
             for first, last in self._calls((batch, plan), -(-len(x) // batch), feed.longest):

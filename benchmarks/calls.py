@@ -24,7 +24,8 @@ class Package(Library):
     """This library by its package's functions, which find the backend of each call."""
 
     def __getattr__(self, kernel: str) -> Any:
-        return getattr(self.fm, kernel)
+        found = self.__dict__[kernel] = getattr(self.fm, kernel)  # as a caller would have it at hand
+        return found
 
 
 def calls(lib: Any) -> dict[str, Callable[[], Any]]:

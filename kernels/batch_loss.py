@@ -1,7 +1,7 @@
 """The bodies of a loss over the rows of a batch: value and gradient together.
 
-Shapes: prediction or logits a (B, C), truth (B, C) or class indices (B,), gradient (B, C), losses (B, 1) for each
-row's loss or (B, C) for each element's, weights (B,) or empty for ones.
+Shapes: prediction or logits a (B, C), truth (B, C) or class indices (B,), gradient (B, C), losses (B, 1), or
+more rows, for each row's loss or (B, C) for each element's, weights (B,) or empty for ones.
 """
 
 from fusedmlp.kernels.choice import Choice, gradient, indices, probabilities, value

@@ -170,7 +170,7 @@ class Layout:
 @dataclass(frozen=True)
 class Access:
     """What an instruction does with a block: whether it writes, and along which axis the workers share it out. "rows"
-    are those of a batch, cut alike in each step; rows of weights are "inputs"."""
+    are those of a batch, cut alike in each step; rows of weights, where a batch's are met as well, are "inputs"."""
 
     block: str
     axis: Axis

@@ -78,7 +78,7 @@ class CpuBackend(Quick):
         self._compiled: dict[tuple[str, np.dtype], Future[Any]] = {}
         self._alone = _Alone()
         if self._held:
-            self.small = 0.0
+            self.small = 0.0  # a product by BLAS has more to do before it: no call is quick
         self._rates: dict[int, Rates] = {}
         self._threads = _threads_from_environment() or default_threads()
         self._gangs = Gangs()

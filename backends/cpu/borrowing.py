@@ -22,7 +22,8 @@ register_model(Borrowed)(models.ArrayModel)
 
 @unbox(Borrowed)
 def _borrow(kind: Borrowed, value: Any, c: Any) -> NativeValue:
-    """As Numba unboxes arrays, but for the count: nothing but the number of dimensions is looked at."""
+    """As Numba unboxes arrays, but for the count and for a look at the size of an element: it must be an array, and its
+    rank, dtype and layout are taken on trust."""
     array = c.context.make_array(kind)(c.context, c.builder)
     view = ir.FunctionType(ir.IntType(32), [c.pyapi.pyobj, c.pyapi.voidptr])
     place = c.builder.bitcast(array._getpointer(), c.pyapi.voidptr)

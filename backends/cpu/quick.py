@@ -1,7 +1,6 @@
 """Small calls of the single kernels. What most of them bring, NumPy's arrays of one dtype whose shapes fit, is seen at
 one look, and what goes with a rule is kept. Whatever is not seen to fit goes the way of all backends, which looks at
-each argument and says what is wrong with it. (On arrays of one number that way takes 3.3 µs for dense_forward, 5.6 for
-dense_backward, this one 2.2 and 3.0.)
+each argument and says what is wrong with it.
 """
 
 import math
@@ -73,21 +72,22 @@ class Quick(Backend):
 
     def _learnt(self, body: str, name: str, dtype: np.dtype) -> tuple[Any, ...]:
         """What is known of a call from here on. Raises as all backends do for the name of no rule."""
-        enter, none, line = self.by_itself(body, dtype), self._none(dtype), line_of(dtype)
-        known: tuple[Any, ...]
+        rest: tuple[Any, ...]
+        none, line = self._none(dtype), line_of(dtype)
         if body == "step":
-            known = enter, kind("updates", optimizers.REGISTRY[name]), line
+            rest = kind("updates", optimizers.REGISTRY[name]), line
         elif body == "loss":
-            loss = losses.get(name)
-            known = enter, none, self._none(_INT64), kind("losses", loss), values(loss, dtype)
+            loss, rows = losses.get(name), int(self.small / ELEMENTWISE)
+            each = self._scratch("losses", dtype, rows).reshape(rows, 1)
+            rest = none, self._none(_INT64), each, kind("losses", loss), values(loss, dtype)
         else:
             rule = activations.get(name)
             number, p = kind("activations", rule), values(rule, dtype)
             if body == "forward":
-                known = enter, none, rule.saves == "preactivation", number, rule.scope == "row", p, line
+                rest = none, rule.saves == "preactivation", number, rule.scope == "row", p, line
             else:
-                known = enter, self._scratch("panel", dtype, int(self.small) // 4), number, p, line
-        self._known.calls[body, name, dtype] = known
+                rest = self._scratch("panel", dtype, int(self.small / 4)), number, p, line
+        known = self._known.calls[body, name, dtype] = self.by_itself(body, dtype), *rest
         return known
 
     def dense_forward(
@@ -103,9 +103,9 @@ class Quick(Backend):
     ) -> Any:
         dtype = alike(x, weight) if bias is None else alike(x, weight, bias)
         if dtype is not None and precision is None and type(activation) is str and x.ndim == weight.ndim == 2:
-            (rows, inputs), (outputs, terms), shape = x.shape, weight.shape, (len(x), len(weight))
+            (rows, inputs), (outputs, taken), shape = x.shape, weight.shape, (len(x), len(weight))
             if (
-                terms == inputs
+                taken == inputs
                 and (bias is None or bias.shape == (outputs,))
                 and (
                     out is None
@@ -141,9 +141,9 @@ class Quick(Backend):
     ) -> tuple[Array | None, Array, Array]:
         dtype = alike(dy, x, weight, saved)
         if dtype is not None and precision is None and type(activation) is str and x.ndim == weight.ndim == 2:
-            (rows, inputs), (outputs, terms), shape = x.shape, weight.shape, (len(x), len(weight))
+            (rows, inputs), (outputs, taken), shape = x.shape, weight.shape, (len(x), len(weight))
             if (
-                terms == inputs
+                taken == inputs
                 and dy.shape == shape
                 and saved.shape == shape
                 and 0 < 4 * rows * inputs * outputs < self.small
@@ -192,11 +192,13 @@ class Quick(Backend):
         self, rule: Loss, a: Array, truth: Array, labels: Array | None, reduction: str
     ) -> tuple[Array, Array] | None:
         (rows, columns), dtype = a.shape, a.dtype
-        if not 0 < ELEMENTWISE * rows * columns < self.small or (reduction != "mean" and reduction != "sum"):
+        if not 0 < ELEMENTWISE * rows * columns < self.small or type(reduction) is not str:
+            return None
+        if reduction != "mean" and reduction != "sum":
             return None
         key = "loss", rule.name, dtype
-        enter, none, no_labels, number, p = self._known.calls.get(key) or self._learnt(*key)
-        gradient, each, total = _empty((rows, columns), dtype), _empty((rows, 1), dtype), _empty(1, dtype)
+        enter, none, no_labels, each, number, p = self._known.calls.get(key) or self._learnt(*key)
+        gradient, total = _empty((rows, columns), dtype), _empty(1, dtype)
         factor = reduction_factor(rule, reduction, rows, columns)
         given = no_labels if labels is None else labels
         enter(a, truth, given, gradient, each, total, none, factor, False, number, p)

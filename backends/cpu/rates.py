@@ -1,4 +1,4 @@
-"""What this machine does, measured once in about a tenth of a second and kept on disk."""
+"""What this machine does, measured once, in a tenth of a second or where it looks poor in one, and kept on disk."""
 
 import json
 import os

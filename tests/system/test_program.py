@@ -107,7 +107,7 @@ def test_weights_at_home_are_moved():
 )
 @pytest.mark.parametrize("rows", [5, 16, 37])
 def test_prediction_on_any_schedule(partition, rows):
-    """The batch after a full one is ragged: a worker's rows there are other workers' rows of the batch before."""
+    """Without a barrier, where all layers go by rows; the batch after a full one is ragged."""
     network, x = runs.network(), runs.data(rows=rows).x
     found = []
     for schedule in (turns.forwards, *turns.schedules()):
@@ -117,6 +117,23 @@ def test_prediction_on_any_schedule(partition, rows):
     assert np.isfinite(found[0]).all()
     for other in found[1:]:
         np.testing.assert_array_equal(other, found[0])
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_predictions_by_rows_meet_nowhere(in_order):
+    """A worker's rows of the buffer are its own in each step."""
+    made = compiled_program((8, 16, 16, 4), ("rows",) * 3, 2, loss=None, in_order=in_order)
+    assert barriers(made) == []
+
+
+@pytest.mark.parametrize("rows, steps", [(256, [256]), (300, [160, 140]), (384, [192] * 2), (1000, [256] * 3 + [232])])
+def test_steps_of_a_prediction_by_rows_are_even(rows, steps):
+    """Or else a worker would have nothing to do in a short last one."""
+    made = runs.executor(turns.TurnsBackend(turns.forwards), runs.network(), "rows", 2)
+    made.predict(runs.data(rows=rows).x, plan=made._given_plan)
+    *_, (composed, _) = made._programs.values()
+    assert composed.batch == steps[0] and -(-rows // composed.batch) == len(steps)
+    assert rows - (len(steps) - 1) * composed.batch == steps[-1]
 
 
 @pytest.mark.parametrize("partition", ["out", "in", "rows", "tiles"])

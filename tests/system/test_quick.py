@@ -1,5 +1,7 @@
 """Small calls: the quick way gives the bits of the way of all backends, and takes nothing but what is its."""
 
+import copy
+import pickle
 import threading
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import fusedmlp as fm
 from fusedmlp.backends.backend import Backend
 from fusedmlp.kernels import activations, losses
+
+pytestmark = pytest.mark.usefixtures("typed")
 
 ROWS, INPUTS, OUTPUTS = 5, 7, 3
 KERNELS = ("dense_forward", "dense_backward", "cross_entropy", "_element_loss", "update_inplace")
@@ -137,45 +141,140 @@ NEEDS_A_LOOK = {
     "fortran": np.asfortranarray,
     "subclass": lambda array: array.view(Subclass),
     "swapped": lambda array: array.astype(array.dtype.newbyteorder()),
-    "unaligned": lambda array: np.frombuffer(b"." + array.tobytes(), array.dtype, offset=1).reshape(array.shape),
-    "other dtype": lambda array: array.astype(np.float64),
+    "unaligned": lambda array: np.frombuffer(bytearray(b"." + array.tobytes()), array.dtype, offset=1).reshape(
+        array.shape
+    ),
+    "broadcast": lambda array: np.broadcast_to(array[:1], array.shape),
+    "other dtype": lambda array: array.astype(np.float64 if array.dtype == np.float32 else np.int32),
     "list": lambda array: array.tolist(),
     "none": lambda array: None,
-    "three dimensions": lambda array: array[None],
+    "a dimension more": lambda array: array[None],
     "a row more": lambda array: np.concatenate([array, array[:1]]),
+    "no rows": lambda array: array[:0],
 }
+
+
+def by_loss(cpu, *args):
+    return Backend._element_loss(cpu, losses.get("mse"), "prediction", *args, "mean", None)
+
+
+# Of each kernel: what it takes, and the way of all backends.
 TAKES = {
-    "dense_forward": lambda g: (g.x, g.w, g.b, "relu"),
-    "dense_backward": lambda g: (g.dy, g.x, g.w, g.saved, "relu"),
-    "cross_entropy": lambda g: (g.dy, g.labels),
-    "mse": lambda g: (g.dy, g.target),
+    "dense_forward": (lambda g: [g.x, g.w, g.b], lambda cpu, *args: Backend.dense_forward(cpu, *args)),
+    "dense_backward": (
+        lambda g: [g.dy, g.x, g.w, g.saved, "relu"],
+        lambda cpu, *args: Backend.dense_backward(cpu, *args),
+    ),
+    "cross_entropy": (lambda g: [g.dy, g.labels], lambda cpu, *args: Backend.cross_entropy(cpu, *args)),
+    "mse": (lambda g: [g.dy, g.target], by_loss),
 }
 GOES_AS = {"mse": "_element_loss"}
+# What fits all the same.
+FITS = {("dense_forward", 2, "none"), ("dense_forward", 0, "a row more"), ("cross_entropy", 0, "other dtype")}
+
+
+def answer(way, *args, **kwargs):
+    """What it returns, or the error that it raises, in words."""
+    try:
+        return way(*args, **kwargs)
+    except (TypeError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+
+
+def alike(found, expected):
+    if isinstance(found, str) or isinstance(expected, str):
+        assert found == expected
+    else:
+        same(found, expected)
 
 
 @pytest.mark.parametrize("look", NEEDS_A_LOOK)
 @pytest.mark.parametrize("kernel", TAKES)
 def test_what_needs_a_look_gets_it(cpu, ways, kernel, look):
     """Each argument alone: the way of all backends answers, or says what is wrong."""
-    for number, array in enumerate(TAKES[kernel](Given())):
-        if isinstance(array, str):
+    takes, other_way = TAKES[kernel]
+    for number, array in enumerate(takes(Given())):
+        given = takes(Given())
+        if isinstance(array, str) or (kernel, number, look) in FITS:
             continue
-        given = list(TAKES[kernel](Given()))
         given[number] = NEEDS_A_LOOK[look](array)
-        if look == "none" and kernel == "dense_forward" and number == 2:
-            continue  # no bias
+        if look == "fortran" and array.ndim == 1:
+            continue  # contiguous all the same
         ways.clear()
-        answers = []
-        for way in (getattr(cpu, kernel), lambda *args: getattr(Backend, kernel)(cpu, *args)):
-            try:
-                answers.append(way(*given))
-            except (TypeError, ValueError) as error:
-                answers.append(f"{type(error).__name__}: {error}")
-        assert GOES_AS.get(kernel, kernel) in ways
-        if isinstance(answers[0], str):
-            assert answers[0] == answers[1]
+        found = answer(getattr(cpu, kernel), *given)
+        assert ways == [GOES_AS.get(kernel, kernel)]
+        alike(found, answer(other_way, cpu, *given))
+
+
+@pytest.mark.parametrize("look", NEEDS_A_LOOK)
+def test_what_is_written_gets_a_look(cpu, ways, look):
+    """Results, parameters and gradients: nothing is written that should not be."""
+    out = np.empty((ROWS, OUTPUTS), np.float32)
+    if look != "none":
+        found = answer(cpu.dense_forward, *TAKES["dense_forward"][0](Given()), out=NEEDS_A_LOOK[look](out))
+        assert ways == ["dense_forward"]
+        assert look == "subclass" or found.partition(" out: expected")[1]
+    optimizer = fm.SGD(lr=0.5)
+    for parameter_is_odd in (True, False):
+        g = Given()
+        parameter, gradient, state = g.w, g.x[:OUTPUTS].copy(), optimizer.init(g.w)
+        odd = NEEDS_A_LOOK[look](parameter if parameter_is_odd else gradient)
+        before = parameter.copy()
+        ways.clear()
+        found = answer(optimizer.update_inplace, *((odd, gradient) if parameter_is_odd else (parameter, odd)), state)
+        assert ways == ["update_inplace"]
+        if isinstance(found, str):
+            assert ": expected" in found
+            np.testing.assert_array_equal(parameter, before)
+            assert state.steps == 0
         else:
-            same(answers[0], answers[1])
+            written = odd if parameter_is_odd else parameter
+            np.testing.assert_array_equal(
+                np.asarray(written), before - 0.5 * np.asarray(gradient if parameter_is_odd else odd)
+            )
+
+
+@pytest.mark.parametrize("shares", [1, 2], ids=["weight", "bias"])
+def test_results_apart_from_inputs(cpu, ways, shares):
+    square = [np.ones((OUTPUTS, OUTPUTS), np.float32), np.ones((OUTPUTS, OUTPUTS), np.float32), np.ones(9, np.float32)]
+    given = [square[0], square[1], square[2][:OUTPUTS]]
+    out = square[shares].reshape(OUTPUTS, OUTPUTS)
+    with pytest.raises(ValueError, match=r"^out: expected memory of its own"):
+        cpu.dense_forward(*given, out=out)
+    assert ways == ["dense_forward"]
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))], ids=["copy", "pickle"]
+)
+def test_copies_of_a_state_step_on_slots_of_their_own(copied):
+    optimizer, parameter = fm.SGD(lr=0.1, momentum=0.9), np.zeros(3, np.float32)
+    state, gradient = optimizer.init(parameter), np.ones(3, np.float32)
+    optimizer.update_inplace(parameter, gradient, state)
+    other, again = copied(state), np.zeros(3, np.float32)
+    other.slots[0][:] = 0
+    optimizer.update_inplace(again, gradient, other)
+    np.testing.assert_array_equal(other.slots[0], gradient)
+    np.testing.assert_array_equal(again, np.float32(-0.1) * gradient)
+    assert state.slots[0].tolist() == gradient.tolist() and (state.steps, other.steps) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "slots, error",
+    [
+        (lambda slot: (), ValueError),
+        (lambda slot: (slot.astype(np.float64),), TypeError),
+        (lambda slot: (slot[:1],), ValueError),
+        (lambda slot: (np.asfortranarray(np.ones((2, 3), np.float32)),), ValueError),
+        (lambda slot: (read_only(slot),), ValueError),
+    ],
+)
+def test_slots_must_fit(slots, error):
+    state = fm.SGD(momentum=0.9).init(np.zeros((2, 3), np.float32))
+    before = state.slots
+    with pytest.raises(error, match=r"^slots: expected"):
+        state.slots = slots(before[0])
+    assert state.slots is before
 
 
 def test_what_is_asked_for_beside_the_arrays(cpu, ways):
@@ -229,6 +328,7 @@ def test_each_thread_has_its_own(cpu):
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(found) == 2
     for answers in found.values():
-        for answer in answers:
-            same(answer, expected)
+        for found_there in answers:
+            same(found_there, expected)
