@@ -39,7 +39,7 @@ class State:
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, rule: Update, slots: tuple[Array, ...]) -> None:
         self.steps = 0
         self.shape, self.dtype, self.rule, self.slots = shape, dtype, rule, slots
-        self._ahead: tuple[Hyperparameters | None, int, list[list[float]]] = None, 0, []
+        self._ahead: tuple[Hyperparameters | None, int, list[tuple[float, ...]]] = None, 0, []
 
     @property
     def slots(self) -> tuple[Array, ...]:
@@ -71,9 +71,10 @@ class State:
         with it."""
         whose, first, table = self._ahead
         if whose is not optimizer or not 0 <= self.steps - first < len(table):
-            first, table = self.steps, optimizer.table(self.steps + 1, STEPS_AHEAD, self.dtype).tolist()
+            ahead = optimizer.table(self.steps + 1, STEPS_AHEAD, self.dtype)
+            first, table = self.steps, [tuple(row) for row in ahead.tolist()]
             self._ahead = optimizer, first, table
-        return tuple(table[self.steps - first])
+        return table[self.steps - first]
 
 
 class Backend:
