@@ -4,6 +4,7 @@ What a kernel checks, allocates and returns stands here, once for all backends; 
 how a body of kernels/ is entered.
 """
 
+import copy
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -47,6 +48,8 @@ class State:
 
     @slots.setter
     def slots(self, slots: tuple[Array, ...]) -> None:
+        if not isinstance(slots, tuple) or not all(map(arrays.is_array, slots)):
+            raise TypeError(f"slots: expected a tuple of arrays, got {slots!r:.60}")
         if len(slots) != self.rule.slots:
             raise ValueError(f"slots: expected {self.rule.slots} for the rule {self.rule.name}, got {len(slots)}")
         for slot in slots:
@@ -57,6 +60,13 @@ class State:
             if not slot.flags.c_contiguous or not getattr(slot.flags, "carray", True):
                 raise ValueError("slots: expected contiguous, aligned and writable arrays")
         self._slots, self.rows = slots, tuple(slot.reshape(1, -1) for slot in slots)  # as the kernel takes them
+
+    def __repr__(self) -> str:
+        return f"<state of {self.rule.name} for {self.dtype} {self.shape} after {self.steps} steps>"
+
+    def __copy__(self) -> "State":
+        """With slots of its own, as copy.deepcopy makes it: two that shared them would each take steps of the other."""
+        return copy.deepcopy(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the rows, which a copy makes anew, as views of its own slots."""
@@ -71,6 +81,8 @@ class State:
         with it."""
         whose, first, table = self._ahead
         if whose is not optimizer or not 0 <= self.steps - first < len(table):
+            if self.steps < 0:
+                raise ValueError(f"state: expected steps of at least 0, got {self.steps}")
             ahead = optimizer.table(self.steps + 1, STEPS_AHEAD, self.dtype)
             first, table = self.steps, [tuple(row) for row in ahead.tolist()]
             self._ahead = optimizer, first, table
@@ -294,7 +306,8 @@ class Backend:
     ) -> tuple[Array, Backprop]:
         """(y, backprop): y as dense_forward gives it, and backprop(dy) -> (dx, dweight, dbias), dbias None without a
         bias. Arguments, shapes, dtypes and errors are those of dense_forward, and of dense_backward for dy; precision
-        is that of both. backprop reads x and weight as they are when it is called."""
+        is that of both. backprop reads x, weight and, where the activation's derivative is taken from it, y as they are
+        when it is called."""
         y, saved = self.dense_forward(x, weight, bias, activation, return_saved=True, precision=precision)
 
         def backprop(dy: Array) -> tuple[Array, Array, Array | None]:

@@ -17,8 +17,9 @@ class _Steps(rules.Hyperparameters):
 
     def update_inplace(self, parameter: Any, gradient: Any, state: State) -> None:
         """One step, on the backend where the arrays lie. Writes `parameter`, of any shape, contiguous and writable,
-        and `state`; `gradient` has the parameter's shape and dtype. Raises as Backend.update_inplace does, before
-        anything is written."""
+        and `state`; `gradient` has the parameter's shape and dtype. TypeError for a wrong type or dtype, ValueError for
+        a wrong shape, a parameter that is read-only, not contiguous or overlaps its gradient, and the state of another
+        parameter or rule: before anything is written."""
         fusedmlp.backends._update_inplace(self, parameter, gradient, state)
 
 

@@ -245,7 +245,9 @@ def test_results_apart_from_inputs(cpu, ways, shares):
 
 
 @pytest.mark.parametrize(
-    "copied", [copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))], ids=["copy", "pickle"]
+    "copied",
+    [copy.deepcopy, copy.copy, lambda state: pickle.loads(pickle.dumps(state))],
+    ids=["deepcopy", "copy", "pickle"],
 )
 def test_copies_of_a_state_step_on_slots_of_their_own(copied):
     optimizer, parameter = fm.SGD(lr=0.1, momentum=0.9), np.zeros(3, np.float32)
@@ -259,10 +261,23 @@ def test_copies_of_a_state_step_on_slots_of_their_own(copied):
     assert state.slots[0].tolist() == gradient.tolist() and (state.steps, other.steps) == (1, 2)
 
 
+def test_steps_must_be_counted():
+    optimizer, parameter = fm.Adam(), np.zeros(3, np.float32)
+    state = optimizer.init(parameter)
+    state.steps = -1
+    with pytest.raises(ValueError, match=r"^state: expected steps of at least 0, got -1"):
+        optimizer.update_inplace(parameter, np.ones(3, np.float32), state)
+    assert parameter.tolist() == [0, 0, 0]
+    assert repr(state) == "<state of adam for float32 (3,) after -1 steps>"
+
+
 @pytest.mark.parametrize(
     "slots, error",
     [
         (lambda slot: (), ValueError),
+        (lambda slot: [slot], TypeError),
+        (lambda slot: ([0.0],), TypeError),
+        (lambda slot: None, TypeError),
         (lambda slot: (slot.astype(np.float64),), TypeError),
         (lambda slot: (slot[:1],), ValueError),
         (lambda slot: (np.asfortranarray(np.ones((2, 3), np.float32)),), ValueError),
