@@ -205,7 +205,6 @@ def _dispatched(kernel: Callable[Concatenate[Backend, P], R]) -> Callable[P, R]:
     signature = inspect.signature(kernel)
     own = signature.replace(parameters=list(signature.parameters.values())[1:])
     name, names = kernel.__name__, tuple(own.parameters)
-
     on_host: dict[Any, Callable[..., Any]] = {}
 
     @functools.wraps(kernel)

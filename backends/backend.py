@@ -44,7 +44,8 @@ class State:
 
     @property
     def slots(self) -> tuple[Array, ...]:
-        return self._slots
+        """In the parameter's shape: views, so what is written to them is the state's."""
+        return tuple(row.reshape(self.shape) for row in self.rows)
 
     @slots.setter
     def slots(self, slots: tuple[Array, ...]) -> None:
@@ -59,7 +60,7 @@ class State:
                 raise arrays.misshapen("slots", slot, self.shape, "that of the parameter")
             if not slot.flags.c_contiguous or not getattr(slot.flags, "carray", True):
                 raise ValueError("slots: expected contiguous, aligned and writable arrays")
-        self._slots, self.rows = slots, tuple(slot.reshape(1, -1) for slot in slots)  # as the kernel takes them
+        self.rows = tuple(slot.reshape(1, -1) for slot in slots)  # as the kernel takes them
 
     def __repr__(self) -> str:
         return f"<state of {self.rule.name} for {self.dtype} {self.shape} after {self.steps} steps>"
@@ -67,14 +68,6 @@ class State:
     def __copy__(self) -> "State":
         """With slots of its own, as copy.deepcopy makes it: two that shared them would each take steps of the other."""
         return copy.deepcopy(self)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without the rows, which a copy makes anew, as views of its own slots."""
-        return {name: value for name, value in vars(self).items() if name != "rows"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state)
-        self.slots = self._slots
 
     def scalars(self, optimizer: Hyperparameters) -> tuple[Any, ...]:
         """Those of the next step by `optimizer`. NumPy takes as long for one as for many, so steps ahead are worked out
