@@ -1,8 +1,8 @@
 """The plan: how many workers run a step, how each layer is shared out among them, and which algorithms the products of
 a library take. It fixes every order of summation, so the same plan gives the same bits.
 
-It is chosen by a cost model from a machine's measured rates. The rates are measured once and kept on disk, so the
-choice is the same from run to run.
+It is chosen by a cost model from a machine's measured rates. The rates are kept on disk, so the choice is the same from
+run to run.
 """
 
 import re

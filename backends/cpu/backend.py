@@ -137,11 +137,11 @@ class CpuBackend(Quick):
             self.rates()
 
     def rates(self) -> Rates:
-        """What this machine does with this number of threads, measured once and kept on disk."""
+        """What this machine does with this number of threads, measured at most once in this process."""
         threads = self.threads
         with self._measuring:
             if threads not in self._rates:
-                self._rates[threads] = kept_rates(self) or measured_rates(self)
+                self._rates[threads] = measured_rates(self)
             return self._rates[threads]
 
     def workers_for(self, flops: float) -> int:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WIDTH, PRODUCTS, MEETINGS = 256, 20, 1000
 ATTEMPTS, PAUSE = 5, 0.1  # measurements at most, and seconds between them
 ENOUGH = 0.8  # the share of one core's rate that each thread must add to end them, as far as there are processors
+PROCESSES = 10  # that find the rates poor before these are believed
 CALLS, LONG = 5, 0.1  # calls that are timed at most, and seconds after which there are no more
 ROWS, COLUMNS, WRITES = 512, 128, 200
 FASTEST = 1e11  # bytes a second between two caches: what is quicker was hidden behind the sums
@@ -46,36 +47,56 @@ def _kept() -> dict[str, Any]:
     return kept if isinstance(kept, dict) else {}
 
 
+def _found(backend: "CpuBackend") -> tuple[Rates | None, int]:
+    """The rates on disk for this processor and number of threads, and how many processes found them poor."""
+    try:
+        entry = _kept()[_key(backend)]
+        return Rates(**entry["rates"]), int(entry["poor"])
+    except (KeyError, TypeError, ValueError):
+        return None, 0
+
+
 def kept_rates(backend: "CpuBackend") -> Rates | None:
     """The rates on disk for this processor and number of threads."""
-    try:
-        return Rates(**_kept()[_key(backend)])
-    except (KeyError, TypeError):
-        return None
+    return _found(backend)[0]
 
 
 def measured_rates(backend: "CpuBackend") -> Rates:
-    """The rates measured now, and kept on disk where that can be written."""
-    rates = _undisturbed(backend)
+    """The rates on disk, or measured now and kept there where that can be written. Poor ones are what this machine
+    does, or what another program left of it: the next few processes measure again, and the better of each rate
+    counts."""
+    known, poor = _found(backend)
+    if known is None:
+        rates = _undisturbed(backend)
+    elif _poor(known, backend) and poor < PROCESSES:
+        rates = known.better(measure(backend))
+    else:
+        return known
+    entry = {"rates": vars(rates), "poor": poor + 1 if _poor(rates, backend) else 0}
     try:
         path = cache_folder() / "rates.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = path.with_suffix(f".{os.getpid()}")
-        whole.write_text(json.dumps(_kept() | {_key(backend): vars(rates)}, indent=1))
+        whole.write_text(json.dumps(_kept() | {_key(backend): entry}, indent=1))
         whole.replace(path)  # so that a reader finds the old file or the new one
     except (OSError, RuntimeError):
         pass  # costs a measurement in each process, and nothing else
     return rates
 
 
-def _undisturbed(backend: "CpuBackend") -> Rates:
-    """The best of each rate, measured again while one is poor: where another program has a core meanwhile, or a virtual
-    machine's cores are far apart for a moment, threads would look worthless, and stay unused for ever."""
+def _poor(rates: Rates, backend: "CpuBackend") -> bool:
+    """Whether threads look worthless: another program has a core, a virtual machine's cores are far apart for a
+    moment, or the machine is so."""
     most = min(backend.threads, os.cpu_count() or 1)
+    near = rates.barrier <= FAR_BARRIER and rates.transfer >= FAR_TRANSFER and rates.seam <= FAR_SEAM
+    return not near or rates.scaling < ENOUGH * most
+
+
+def _undisturbed(backend: "CpuBackend") -> Rates:
+    """The best of each rate, measured again a few times while one is poor."""
     best = measure(backend)
     for _ in range(ATTEMPTS - 1):
-        near = best.barrier <= FAR_BARRIER and best.transfer >= FAR_TRANSFER and best.seam <= FAR_SEAM
-        if near and best.scaling >= ENOUGH * most:
+        if not _poor(best, backend):
             break
         time.sleep(PAUSE)
         best = best.better(measure(backend))

@@ -101,3 +101,28 @@ def test_rates_are_the_best_of_some_measurements(monkeypatch, poor):
     assert list(made) == [MACHINE]
     monkeypatch.setattr(rates, "measure", lambda backend: bad)
     assert rates._undisturbed(two) == bad
+
+
+def test_poor_rates_are_measured_again_by_the_next_processes(monkeypatch, tmp_path):
+    """A program that kept a core meanwhile does not decide for ever; a machine that is so is believed in the end."""
+    poor, made = replace(MACHINE, scaling=1.1), []
+
+    def process(found):
+        """The rates in a process that would measure `found`, and how often it measured."""
+        backend = SimpleNamespace(threads=2, describe=lambda: "a processor", sources="these")
+        made.clear()
+        monkeypatch.setattr(rates, "measure", lambda backend: made.append(found) or found)
+        return rates.measured_rates(backend), len(made)
+
+    monkeypatch.setattr(rates, "PAUSE", 0.0)
+    monkeypatch.setattr(rates.os, "cpu_count", lambda: 2)
+    monkeypatch.setenv("FUSEDMLP_CACHE_DIR", str(tmp_path / "mended"))
+    assert process(poor) == (poor, rates.ATTEMPTS)
+    assert process(replace(poor, flops=2e11)) == (replace(poor, flops=2e11), 1)
+    assert process(MACHINE) == (replace(MACHINE, flops=2e11), 1)
+    assert process(poor) == (replace(MACHINE, flops=2e11), 0)
+    monkeypatch.setenv("FUSEDMLP_CACHE_DIR", str(tmp_path / "so it is"))
+    times = [process(poor)[1] for _ in range(rates.PROCESSES + 2)]
+    assert times == [rates.ATTEMPTS, *[1] * (rates.PROCESSES - 1), 0, 0]
+    (tmp_path / "so it is" / "rates.json").write_text('{"a processor, 2 processors, sources these": {"rates": 3}}')
+    assert process(MACHINE) == (MACHINE, 1)
