@@ -19,6 +19,7 @@ class Call:
     guarded    whether a loss that is not finite stops the call
     precision  of products that are left to a library: "" or the dtype's name, or for float32 "tf32" or "bf16"
     repeated   whether more such calls follow, over the same arrays
+    brief      whether it is expected to be over before anybody would want to stop it
     """
 
     program: Program
@@ -39,6 +40,7 @@ class Call:
     guarded: bool = False
     precision: str = ""
     repeated: bool = False
+    brief: bool = False
 
     @property
     def dtype(self) -> np.dtype:

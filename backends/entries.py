@@ -1,6 +1,7 @@
 """What every backend can enter: the single kernels, the interpreter and the measurements, by name, and the types that
 they take."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,7 @@ def body(name: str) -> Callable[..., Any]:
     return interpreter.one if name in _INSTRUCTIONS else _BODIES[name]
 
 
+@functools.cache
 def parameters(name: str) -> tuple[str, ...]:
     """The names of an entry's arguments after the context, in the order of `signature`."""
     return tuple(inspect.signature(body(name)).parameters)[1:]

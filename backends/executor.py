@@ -28,6 +28,7 @@ from fusedmlp.kernels.program import Block, Network, Program, program
 PROGRAMS = 64  # how many are kept, and of predictions; they are small and quick to make
 EVEN = 16  # of which the rows of a prediction's steps are a multiple, where they share them out evenly
 ASKED_AGAIN = 1 << 16  # rows at most of a prediction that is kept
+BRIEF = 0.05  # seconds that Ctrl-C may wait
 ROOM = 4096  # steps: an epoch of so many has room for all from its first call on, and what lies on a device stays there
 _INT64 = np.dtype(np.int64)
 
@@ -236,9 +237,11 @@ class Executor:
         state = self._state(optimizer, wanted)
         self._room = max(self._room, min(_power_of_two(len(factors)), ROOM))
         with closing(self._feed_of(data, batch).begin(order)) as feed:
-            for first, last in self._calls((batch, loss, state.rule), len(factors), feed.longest):
+            key = batch, loss, state.rule
+            for first, last in self._calls(key, len(factors), feed.longest):
                 run, rest = self._enter(wanted), (factors[first:last], optimizer, state.steps)
-                call = self._call(run, plan, feed, *rest, first=first, guarded=True)
+                brief = (last - first) * self._seconds_per_step.get(key, BRIEF) < BRIEF
+                call = self._call(run, plan, feed, *rest, first=first, guarded=True, brief=brief)
                 done, reached = self.backend.run_interruptible(call, partial(feed.ahead, last))
                 state.steps += done
                 if done:
@@ -435,6 +438,7 @@ class Executor:
         first: int = 0,
         result: Array | None = None,
         guarded: bool = False,
+        brief: bool = False,
     ) -> Call:
         """A step for each of `factors`, from step `first` of the feed on; with a `result` they are not read."""
         (made, table), outputs = run, self.network.sizes[-1]
@@ -465,6 +469,7 @@ class Executor:
             guarded=guarded,
             precision=self._precision,
             repeated=guarded,
+            brief=brief,
         )
 
     def _room_for(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> Array:

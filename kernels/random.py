@@ -7,6 +7,7 @@ whoever makes which part of them, and in which order.
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 # What a number is for: the upper half of its stream. The lower half tells layers apart.
 ORDER, WEIGHT, BIAS = 0, 1, 2
 
-AT_A_TIME = 8192  # rows whose words are made at once: they stay in cache
+AT_A_TIME = 8192  # rows whose words are made at once: they stay in cache, and NumPy's calls take little beside them
 
 
 def philox(row: Any, column: Any, epoch: Any, stream: Any, low: Any, high: Any) -> tuple[Any, Any, Any, Any]:
@@ -49,12 +50,21 @@ def stream(use: int, number: int = 0) -> int:
 def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
     """The rows 0 to n - 1 in the order of an epoch: int64 (n,). Each row draws a key of 64 bits; equal keys, should
     they ever come, keep the rows' order."""
-    keys = np.empty(n, np.uint64)
-    for first in range(0, n, AT_A_TIME):
-        row = np.arange(first, min(first + AT_A_TIME, n), dtype=np.uint64)
-        high, low, _, _ = philox(row & MASK, row >> 32, epoch & MASK, stream(ORDER), *_key(seed))
-        keys[first : first + AT_A_TIME] = high << 32 | low
-    return ranked(keys)
+    return next(permutations(n, seed, epoch, 1))
+
+
+def permutations(n: int, seed: int, first: int, count: int) -> Iterator[np.ndarray]:
+    """Those of so many epochs, from the first on. Where rows are few, the keys of some epochs are made at once."""
+    together = max(1, AT_A_TIME // max(1, n))
+    for start in range(first, first + count, together):
+        last = min(start + together, first + count)
+        epochs = np.array([epoch & MASK for epoch in range(start, last)], np.uint64)[:, None]
+        keys = np.empty((len(epochs), n), np.uint64)
+        for begin in range(0, n, AT_A_TIME):
+            row = np.arange(begin, min(begin + AT_A_TIME, n), dtype=np.uint64)
+            high, low, _, _ = philox(row & MASK, row >> 32, epochs, stream(ORDER), *_key(seed))
+            keys[:, begin : begin + AT_A_TIME] = high << 32 | low
+        yield from map(ranked, keys)
 
 
 def ranked(keys: np.ndarray) -> np.ndarray:

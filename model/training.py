@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,7 @@ from fusedmlp.backends.feed import Data
 from fusedmlp.kernels.losses import Loss, reduction_factor
 from fusedmlp.kernels.optimizers import Hyperparameters
 from fusedmlp.model.history import History, NonFiniteLoss
-from fusedmlp.model.minibatches import row_order
+from fusedmlp.model.minibatches import row_orders
 from fusedmlp.model.progress import Progress
 from fusedmlp.model.validation import Validation
 
@@ -66,8 +66,9 @@ def train(
     progress = Progress(task.progress, task.epochs, len(task.data.x), history)
     try:
         placed, weights = executor.place(task.data), executor.host_weights(task.data)
+        orders = row_orders(len(task.data.x), task.shuffle, task.seed, task.first_epoch, task.epochs)
         for epoch in range(task.epochs):
-            loss = _train_epoch(executor, task, placed, weights, epoch, history, progress)
+            loss = _train_epoch(executor, task, placed, weights, orders, epoch, history, progress)
             measured = None if validation is None else validation.measure()
             history.add(loss, measured)
             progress.epoch()
@@ -90,14 +91,16 @@ def _train_epoch(
     task: Task,
     placed: Data,
     weights: np.ndarray | None,
+    orders: Iterator[np.ndarray],
     epoch: int,
     history: History,
     progress: Progress,
 ) -> float:
-    """One epoch over the data where the executor wants them, with the sample weights at hand; returns its loss."""
+    """One epoch over the data where the executor wants them, with the sample weights at hand, in the next of the
+    orders; returns its loss."""
     started, seconds_before, rows_before = time.perf_counter(), history.seconds, history.rows
     rows, size = len(task.data.x), task.batch_size
-    order = row_order(rows, task.shuffle, task.seed, task.first_epoch + epoch)
+    order = next(orders)
     each, mean = step_rows(rows, size), task.reduction == "mean"
     shares = each / rows if mean else np.ones(len(each))
     mass = batch_mass(weights, order, size)

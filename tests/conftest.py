@@ -99,7 +99,7 @@ def typed(monkeypatch):
 
         monkeypatch.setattr(cpu, "arguments", arguments)
         monkeypatch.setattr(cpu, "entry", entry)
-        for keeps_entries in ("_alone", "_known"):
+        for keeps_entries in ("_own", "_known"):
             monkeypatch.setattr(cpu, keeps_entries, type(getattr(cpu, keeps_entries))())
 
 

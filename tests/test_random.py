@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from fusedmlp.kernels import random
-from fusedmlp.kernels.random import AT_A_TIME, normal, permutation, philox, ranked, uniform
+from fusedmlp.kernels.random import AT_A_TIME, normal, permutation, permutations, philox, ranked, uniform
 
 # Random123, kat_vectors, philox4x32 with 10 rounds: counter, key, result.
 VECTORS = [
@@ -88,6 +88,13 @@ def test_keys_that_agree_above_the_rows(keys):
 def test_permutation_depends_on_seed_and_epoch():
     orders = {permutation(40, seed, epoch).tobytes() for seed in SEEDS for epoch in range(4)}
     assert len(orders) == len(SEEDS) * 4
+
+
+@pytest.mark.parametrize("n", [0, 1, 700, AT_A_TIME // 3])
+@pytest.mark.parametrize("first", [0, 2**32 - 5, 2**64 - 3])
+def test_epochs_together_have_the_orders_that_each_has(n, first):
+    found = list(permutations(n, 3, first, 13))
+    assert [order.tolist() for order in found] == [permutation(n, 3, first + k).tolist() for k in range(13)]
 
 
 def test_permutation_is_fair():

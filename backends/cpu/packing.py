@@ -58,13 +58,24 @@ def unpacked(kind: Any, at: int) -> Callable[..., Any]:
     return array
 
 
+_NUMBERS = types.Array(types.int64, 1, "C")
+
+# Members of a worker's context as it is packed, which is its number, the number of workers, and then these.
+sync_of, bell_of = unpacked(_NUMBERS, 2), unpacked(_NUMBERS, 2 + ARRAY)
+
+
 def context_of(tile: Any) -> Callable[..., Any]:
     """A word that is the context which was packed: the worker's number, the number of workers, the words by which they
     meet, and the worker's scratch, whose type is `tile`."""
-    sync, scratch = unpacked(types.Array(types.int64, 1, "C"), 2), unpacked(tile, 2 + ARRAY)
+    scratch = unpacked(tile, 2 + 2 * ARRAY)
 
     @njit(**INLINED)
     def context(words):
-        return words[0], words[1], sync(words), scratch(words)
+        return words[0], words[1], sync_of(words), scratch(words)
 
     return context
+
+
+def packed_context(number: int, workers: int, sync: Array, bell: Array, tile: Array) -> Packed:
+    """A worker's context. `bell` is its gang's, or empty where nobody listens to one."""
+    return packed(number, workers, sync, bell, tile)

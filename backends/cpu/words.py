@@ -1,5 +1,5 @@
 """The vocabulary on the CPU. A worker is a thread, with one lane; the context is a tuple of the worker's number, the
-number of workers, the words by which they meet, and the worker's scratch.
+number of workers, the words by which they meet (`sync`), and the worker's scratch.
 """
 
 import math
@@ -10,19 +10,8 @@ from numba.extending import intrinsic
 
 from fusedmlp.backends.cpu import mathematics
 from fusedmlp.backends.cpu.compiling import CALLED
-from fusedmlp.backends.cpu.machine import (
-    atomic_add,
-    atomic_load,
-    atomic_store,
-    block,
-    home,
-    matrix,
-    pause,
-    row,
-    scratch,
-    vector,
-    yield_core,
-)
+from fusedmlp.backends.cpu.machine import block, home, matrix, row, scratch, vector
+from fusedmlp.backends.cpu.meeting import barrier, request_stop, stopped
 from fusedmlp.backends.cpu.product import matmul_tile
 from fusedmlp.backends.cpu.rows import (
     STRETCH_LENGTH,
@@ -34,14 +23,6 @@ from fusedmlp.backends.cpu.rows import (
     stretch_sum,
 )
 from fusedmlp.backends.views import constant_of
-
-# The words by which workers meet lie 64 bytes apart, so that no two share a line of cache.
-ARRIVED, GENERATION, REQUEST, PUBLISHED, ABANDONED = 0, 8, 16, 24, 32
-SYNC_LENGTH = 40
-
-# How often a waiting worker looks before it gives up its core at every further turn: in a sketch 2,000 times
-# cost 8 times more where workers outnumbered cores, 20,000 seventy times.
-SPINS = 200
 
 # A tile's product is collected in place and its weight gradient in scratch of 192 KiB (float32): both stay in a
 # second-level cache of 1 MiB beside the operands. Whole register tiles on each kind of processor. 128 x 512 took a
@@ -78,35 +59,6 @@ def member(position):
 
 
 const = constant_of(intrinsic, types)
-
-
-@njit(**CALLED)
-def barrier(c):
-    _, parties, sync, _ = c
-    generation = atomic_load(sync, GENERATION)
-    if atomic_add(sync, ARRIVED, 1) + 1 == parties:
-        atomic_store(sync, ARRIVED, 0)
-        atomic_store(sync, PUBLISHED, atomic_load(sync, REQUEST))
-        atomic_store(sync, GENERATION, generation + 1)
-    else:
-        spins = 0
-        while atomic_load(sync, GENERATION) == generation and atomic_load(sync, ABANDONED) == 0:
-            if spins < SPINS:
-                spins += 1
-                pause()
-            else:
-                yield_core()
-    return atomic_load(sync, ABANDONED) == 0
-
-
-@njit(**CALLED)
-def request_stop(c, reason, step):
-    atomic_store(c[2], REQUEST, reason)
-
-
-@njit(**CALLED)
-def stopped(c):
-    return atomic_load(c[2], PUBLISHED)
 
 
 @njit(**CALLED)

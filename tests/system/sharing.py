@@ -207,6 +207,25 @@ def one_call_at_a_time():
     assert mixed == inside == []
 
 
+def listening():
+    """Calls that come while the worker of the one before still listens, just as it stops, and when it sleeps; and it
+    does sleep, for nobody is to burn a core between calls."""
+    backend, right = share_out(), kernels(0)
+    for gap in np.random.default_rng(1).uniform(0, 6e-4, 200):
+        until = time.perf_counter() + gap
+        while time.perf_counter() < until:
+            pass
+        runs.assert_same(kernels(0), right)
+    time.sleep(0.05)
+    used = time.process_time()
+    time.sleep(0.2)
+    assert time.process_time() - used < 0.05, "somebody is awake"
+    bell = backend._gangs(2).bell
+    rung = bell[0]
+    backend.launch("meet", np.dtype("float32"), 2, 0)
+    assert bell[0] == rung + 1
+
+
 def joblib_workers():
     from joblib import Parallel, delayed
 

@@ -99,15 +99,16 @@ def failure_along():
             else:
                 raise AssertionError("the planted failure was lost")
         assert time.perf_counter() - start < PROMPT
-        with Recorded(backend) as recorded:
+        entered = []
+        with Recorded(backend, entered.append):
             backend.launch("meet", dtype, 2, 5)
-        assert len(recorded.results) == 2
+        assert len(entered) == 2
 
 
 def request():
     """A stop that is asked for at an arbitrary moment of a call: every worker returns the same step, and the
     parameters are those after so many steps."""
-    from fusedmlp.backends.cpu import words
+    from fusedmlp.backends.cpu import meeting
 
     backend, given = fm.get_backend("cpu"), runs.data(rows=400_000)
     backend.entry("run", np.dtype("float32"))
@@ -122,7 +123,7 @@ def request():
         def ask(sync=sync, inside=inside):
             inside.wait()
             time.sleep(0.02)
-            sync[0][words.REQUEST] = ASKED
+            sync[0][meeting.REQUEST] = ASKED
 
         made = in_one_call(runs.executor(backend, partition=partition, workers=workers))
         asker = threading.Thread(target=ask)
@@ -215,6 +216,44 @@ def ctrl_c(name, workers):
         list(runs.epoch(again, given, optimizer=optimizer, steps=3))
         list(runs.epoch(again, given, optimizer=optimizer, steps=done))
         runs.assert_same(made.read(), again.read())
+
+
+def ctrl_c_brief(workers):
+    """Ctrl-C in epochs that are over so soon that the calling thread is worker 0: it comes out when the steps are done,
+    which count; and what runs next on that thread is not stopped."""
+    workers, backend, given = int(workers), fm.get_backend("cpu"), runs.data(rows=40_000)
+    backend.warm_up(np.dtype("float32"))
+    made = runs.executor(backend, partition="in", workers=workers)
+    again = runs.executor(backend, partition="in", workers=workers)
+    optimizer, other = optimizers.Adam(lr=0.001), optimizers.Adam(lr=0.001)
+    for executor, adam in ((made, optimizer), (again, other)):
+        list(runs.epoch(executor, given, optimizer=adam, steps=3))
+    for tenth in range(10):
+        calls, found = [], backend.run_interruptible
+
+        def recorded(call, meanwhile, calls=calls, found=found):
+            calls.append((call.brief, *found(call, meanwhile)))
+            return calls[-1][1:]
+
+        backend.run_interruptible = recorded
+        timer, done = threading.Timer(0.05 + 0.003 * tenth, os.kill, (os.getpid(), signal.SIGINT)), []
+        timer.start()
+        try:
+            while len(done) < 1000:
+                for losses in runs.epoch(made, given, optimizer=optimizer, steps=200):
+                    done.append(len(losses))
+        except KeyboardInterrupt:
+            pass
+        else:
+            raise AssertionError("Ctrl-C was lost")
+        finally:
+            del backend.run_interruptible
+        assert calls[-1][0], "the calls are not short"
+        assert [steps for _, steps, _ in calls] == done
+        for steps in done:
+            list(runs.epoch(again, given, optimizer=other, steps=steps))
+        runs.assert_same(made.read(), again.read())
+        np.testing.assert_array_equal(made.predict(given.x), again.predict(given.x))
 
 
 class Interrupt:
@@ -318,15 +357,16 @@ def ctrl_c_along():
         def abandon(state=state):
             state["abandoned"] = True
 
-        planted, _, reached = interrupted(n, crew.run_along, work, (0, 1), (), abandon)
+        planted, (result, reached), raised = interrupted(n, crew.run_along, work, (0, 1), (), abandon)
         assert state["inside"] == 0, f"{planted.where}: a worker was still inside when the call came back"
         if planted.where is None:
             assert n > 10 and sorted(finished) == [0, 1]
             return
         assert reached is not None, planted.where
+        assert raised is not None or (result == 0 and sorted(finished) == [0, 1]), f"{planted.where}: no such result"
         state.update(arrived=0, abandoned=False)
         finished.clear()
-        assert crew.run_along(work, (0, 1), (), abandon) == 0
+        assert crew.run_along(work, (0, 1), (), abandon) == (0, None)
         assert sorted(finished) == [0, 1]
 
 

@@ -44,6 +44,11 @@ def test_ctrl_c_within_an_epoch(name, workers):
     run("ctrl_c", name, workers)
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_ctrl_c_within_short_epochs(workers):
+    run("ctrl_c_brief", workers)
+
+
 def test_ctrl_c_while_a_kernel_is_compiled(tmp_path):
     """It is neither lost in the compiler nor waits for its end; the kernel is then there for the next call."""
     code = """

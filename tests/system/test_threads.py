@@ -22,6 +22,7 @@ SCENARIOS = [
     "side_by_side",
     "more_workers_than_processors",
     "one_call_at_a_time",
+    "listening",
     "joblib_workers",
     "blas_threads",
 ]
