@@ -4,7 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -162,34 +162,37 @@ class CpuBackend(Quick):
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
         if workers == 1 and body not in self._held:
             return (self._own.entries.get((body, dtype)) or self.by_itself(body, dtype))(*arguments)
-        if workers > 1 and body in ALL_OR_NOTHING:
-            result, reached = self.launch_interruptible(body, dtype, workers, *arguments)
-            if reached is not None:
-                raise reached
-            return result
-        with self._hold if body in self._held else nullcontext():
-            if workers == 1:
-                return self.by_itself(body, dtype)(*arguments)
-            result, reached = self._run_along(body, dtype, workers, *arguments)
+        if workers == 1:
+            enter = self.by_itself(body, dtype)
+            with self._holding(body):
+                return enter(*arguments)
+        launch = self.launch_interruptible if body in ALL_OR_NOTHING else self._launch_along
+        result, reached = launch(body, dtype, workers, *arguments)
         if reached is not None:
             raise reached
         return result
 
     def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
         """Steps that are soon done are run by the calling thread: to wake another, and to be woken, takes 0.2 ms."""
-        launch = self._run_along if call.brief else self.launch_interruptible
-        with self._hold if "run" in self._held else nullcontext():
-            return launch("run", call.dtype, call.plan.workers, *self.arguments(call))
+        launch = self._launch_along if call.brief else self.launch_interruptible
+        return launch("run", call.dtype, call.plan.workers, *self.arguments(call))
 
-    def _run_along(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> tuple[Any, BaseException | None]:
+    def _launch_along(
+        self, body: str, dtype: np.dtype, workers: int, *arguments: Any
+    ) -> tuple[Any, BaseException | None]:
         """With this thread as worker 0: what it returned, and the exception that reached it meanwhile."""
-        gang = self._gangs(workers)
+        entry, gang = self.entry(body, dtype), self._gangs(workers)
         contexts, sync = self._contexts_of(workers, dtype, gang.bell)
 
         def seen_out() -> bool:
             return bool(sync[meeting.LEFT] + 1 == workers)
 
-        return gang.run_along(self.entry(body, dtype), contexts, arguments, _abandoning(sync), seen_out)
+        with self._holding(body):
+            return gang.run_along(entry, contexts, arguments, _abandoning(sync), seen_out)
+
+    def _holding(self, body: str) -> AbstractContextManager[None]:
+        """Around a body whose entry is there, and with it the library that makes its products."""
+        return self._hold if body in self._held else nullcontext()
 
     def again(self, call: Call) -> Callable[[Array, Array], None]:
         """On this thread alone what stays the same is taken out of the call but once."""
@@ -223,7 +226,7 @@ class CpuBackend(Quick):
         def interrupt() -> None:
             sync[meeting.REQUEST] = INTERRUPTED
 
-        with self._hold if body in self._held else nullcontext():
+        with self._holding(body):
             return self._gangs(workers).run(entry, contexts, arguments, interrupt, _abandoning(sync))
 
     def arguments(self, call: Call) -> tuple[Any, ...]:
