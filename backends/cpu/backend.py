@@ -1,10 +1,11 @@
 """The bodies compiled by Numba for the processor, run by one thread or by a gang of them."""
 
+import gc
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -314,12 +315,25 @@ def compile_cached(
 
     # Numba asks for SciPy's BLAS when it first compiles, or loads what it compiled: by itself that is imported in
     # 0.05 s, and with scipy.linalg around it in 0.2.
-    with announced(announce, dispatcher), blas.importable():
+    with announced(announce, dispatcher), blas.importable(), _uncollected():
         if needed is not None:
             needed()
         dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Python looks for no garbage in cycles meanwhile: among the compiler's millions of objects that takes it a tenth
+    of its time, and finds 0.2 GB, which can wait for a moment."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _compile_inner(function: Callable[..., Any], thin: bool) -> Any:
