@@ -168,9 +168,12 @@ class Backend:
 
         return ask
 
-    def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
+    def run_interruptible(
+        self, call: Call, meanwhile: Callable[[], None], finished: list[int]
+    ) -> tuple[int, BaseException | None]:
         """How many steps of a call were finished, and the exception that reached the caller, who waits; `meanwhile` may
-        be called while the steps run."""
+        be called while the steps run. `finished` may get that number as soon as it is known: it counts where an
+        exception comes on the way from there."""
         return self.launch_interruptible("run", call.dtype, call.plan.workers, *self.arguments(call))
 
     def forget(self, program: program.Program) -> None:

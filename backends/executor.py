@@ -65,7 +65,7 @@ class _Wanted:
 @dataclass(frozen=True)
 class _Prediction:
     """ask(x, result) predicts by this call, which lacks the two, for as many rows as before, while its program is
-    entered in its buffer."""
+    laid out in its buffer."""
 
     call: Call
     ask: Callable[[Array, Array], None]
@@ -94,6 +94,7 @@ class Executor:
         self._current: _OptimizerState | None = None  # whose slots lie in the buffer
         self._states: list[_OptimizerState] = []
         self._seconds_per_step: dict[Any, float] = {}
+        self._timed: set[Any] = set()  # keys of these that were timed over the data at hand
         first, _ = self._program(_Wanted(network, serial_plan(network), 1))
         self._parameters, self._front = first.parameters, first.carried
         self._buffer = self._memory.aligned(self._front, dtype)
@@ -145,7 +146,8 @@ class Executor:
             return result
         asked = rows, batch_size, logits, plan, backend.threads
         known = self._predictions.get(asked)
-        if known is not None and known.call.program is self._entered and known.call.buffer is self._buffer:
+        if known is not None and known.call.buffer is self._buffer:
+            self._lay_out(known.call.program)
             known.ask(x, result)
             return result
         call = self._predict(x, result, batch_size, logits, plan)
@@ -240,9 +242,16 @@ class Executor:
             key = batch, loss, state.rule
             for first, last in self._calls(key, len(factors), feed.longest):
                 run, rest = self._enter(wanted), (factors[first:last], optimizer, state.steps)
-                brief = (last - first) * self._seconds_per_step.get(key, BRIEF) < BRIEF
+                known = self._seconds_per_step[key] if key in self._timed else BRIEF
+                brief = (last - first) * known < BRIEF
                 call = self._call(run, plan, feed, *rest, first=first, guarded=True, brief=brief)
-                done, reached = self.backend.run_interruptible(call, partial(feed.ahead, last))
+                finished: list[int] = []
+                try:
+                    done, reached = self.backend.run_interruptible(call, partial(feed.ahead, last), finished)
+                except BaseException as error:
+                    if not finished:
+                        raise
+                    done, reached = finished[0], error
                 state.steps += done
                 if done:
                     yield self._memory.to_host(call.losses[:done]).copy()
@@ -255,6 +264,7 @@ class Executor:
         """Frees what was kept for another epoch over the same data, the data's copies on a device among it."""
         self._kept.clear()
         self._predictions.clear()
+        self._timed.clear()
         self._feed = None
         self._forget()
 
@@ -306,6 +316,7 @@ class Executor:
             start = time.perf_counter()
             yield first, last
             self._seconds_per_step[key] = (time.perf_counter() - start) / (last - first)
+            self._timed.add(key)
             first = last
 
     def _steps_of_a_call(self, key: Any) -> int:
@@ -362,12 +373,16 @@ class Executor:
         """The program, for which there is now room behind what the buffer carries, and its table."""
         run, table = self._program(wanted)
         self._make_room(run, wanted, self._slots)
+        self._lay_out(run)
+        return run, table
+
+    def _lay_out(self, run: Program) -> None:
+        """A program that has room in the buffer finds its constants there."""
         if run is not self._entered:
             self._entered = None
             for at, value in run.constants.items():
                 self._buffer[at] = value
             self._entered = run
-        return run, table
 
     def _make_room(self, run: Program, wanted: _Wanted, slots: int) -> None:
         try:
@@ -419,6 +434,7 @@ class Executor:
                 self._current.slots = self._memory.copied(self._buffer[self._front : self._carried()])
             self._current = None  # should an exception come now, no slots are taken for another's
             self._entered = None  # its constants may lie where slots come
+            self._predictions.clear()  # and so may what they write
             length, slots = self._front * (1 + state.rule.slots), state.rule.slots
             self._make_room(self._composed(wanted, slots), wanted, slots)
             self._buffer[self._front : length] = 0 if state.slots is None else state.slots

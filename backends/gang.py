@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-BELL = 8  # numbers, so that no other word shares a line of cache with the first
+from fusedmlp.backends.arrays import Memory
+
+BELL = 8  # numbers from the beginning of a line of cache on, so that no other word shares it with the first
 
 
 class Gangs:
@@ -41,17 +43,21 @@ class Gangs:
 class Gang:
     """T workers that run one call together. In `run` all are threads of the gang, and the one that calls waits, so that
     an exception that reaches it (Ctrl-C) can ask the workers to stop, and see them all out before it goes on. In
-    `run_along` it is worker 0: one thread less has to be woken, and an exception reaches it when its part is done.
+    `run_along` it is worker 0: one thread less has to be woken, and an exception reaches it when its part is done. Both
+    give what worker 0 returned, and beside it the exception that reached the caller meanwhile.
 
     To wake a sleeping thread takes some 0.1 ms. So a worker that has done its part of a call of `run_along` may stay in
     the function for a while and listen to the gang's `bell`, which the next call rings: it is awake then. The function
-    needs nothing of Python's meanwhile, and the caller need not wait until it has left.
+    needs nothing of Python's meanwhile, and the caller need not wait until it has left; until then the worker's thread
+    holds the arguments.
 
-    bell  int64 array whose first number goes up with each call"""
+    bell  int64 array whose first number goes up with each call
+    """
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self.bell = np.zeros(BELL, np.int64)
+        self.bell = Memory().aligned(BELL, np.dtype(np.int64))
+        self.bell[:] = 0
         self._lock = threading.Lock()  # hands out all the threads, or none
         self._inboxes: list[_Inbox] = []
         weakref.finalize(self, _dismiss, self._inboxes)
@@ -63,6 +69,7 @@ class Gang:
         arguments: tuple[Any, ...],
         interrupt: Callable[[], None],
         abandon: Callable[[], None],
+        results: list[Any] | None = None,
     ) -> tuple[Any, BaseException | None]:
         """function(contexts[k], *arguments) on thread k. Returns what worker 0 returned, and the exception that
         reached the caller meanwhile, or None.
@@ -70,9 +77,13 @@ class Gang:
         interrupt  is called at such an exception, and must make the workers leave together
         abandon    is called where a worker failed, and must release the others from their barriers; its exception is
                    raised here when all are out
+        results    gets what worker 0 returned, before anything else is done: it is there although an exception comes
+                   on the way out of here
         """
         job = _Job(function, arguments, abandon)
         calls = [_Call(job, context) for context in contexts]
+        if results is not None:
+            calls[0].results = results
 
         def ring() -> None:
             self.bell[0] += 1
@@ -87,16 +98,19 @@ class Gang:
         arguments: tuple[Any, ...],
         abandon: Callable[[], None],
         seen_out: Callable[[], bool] = lambda: False,
+        results: list[Any] | None = None,
     ) -> tuple[Any, BaseException | None]:
         """What function(contexts[0], *arguments) returned on this thread, when it has run with the other contexts on
         others, and the exception that reached this thread meanwhile, or None. One that came too early for a result is
-        raised, when all are out. `abandon` as in `run`.
+        raised, when all are out. `abandon` and `results` as in `run`.
 
         seen_out  tells afterwards whether the others had done their part before the function returned here. Such a
-                  function rings the bell as well
+                  function rings the bell first; if it did not, those that listen would begin when they stop
         """
         job = _Job(function, arguments, abandon)
         own, *others = (_Call(job, context) for context in contexts)
+        if results is not None:
+            own.results = results
 
         def interrupt() -> None:
             if not own.done.is_set():  # the others may be waiting for it at a barrier

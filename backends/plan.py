@@ -2,7 +2,7 @@
 a library take. It fixes every order of summation, so the same plan gives the same bits.
 
 It is chosen by a cost model from a machine's measured rates. The rates are kept on disk, so the choice is the same from
-run to run.
+run to run, but for the first few where they look poor.
 """
 
 import re

@@ -7,6 +7,7 @@ whoever makes which part of them, and in which order.
 """
 
 import math
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -54,17 +55,25 @@ def permutation(n: int, seed: int, epoch: int) -> np.ndarray:
 
 
 def permutations(n: int, seed: int, first: int, count: int) -> Iterator[np.ndarray]:
-    """Those of so many epochs, from the first on. Where rows are few, the keys of some epochs are made at once."""
+    """Those of so many epochs, from the first on. Where rows are few, some epochs are drawn at once; what was given out
+    is held no longer."""
     together = max(1, AT_A_TIME // max(1, n))
     for start in range(first, first + count, together):
-        last = min(start + together, first + count)
-        epochs = np.array([epoch & MASK for epoch in range(start, last)], np.uint64)[:, None]
-        keys = np.empty((len(epochs), n), np.uint64)
-        for begin in range(0, n, AT_A_TIME):
-            row = np.arange(begin, min(begin + AT_A_TIME, n), dtype=np.uint64)
-            high, low, _, _ = philox(row & MASK, row >> 32, epochs, stream(ORDER), *_key(seed))
-            keys[:, begin : begin + AT_A_TIME] = high << 32 | low
-        yield from map(ranked, keys)
+        epochs = range(start, min(start + together, first + count))
+        orders = deque(map(ranked, _order_keys(n, seed, epochs)))
+        while orders:
+            yield orders.popleft()
+
+
+def _order_keys(n: int, seed: int, epochs: range) -> np.ndarray:
+    """The keys by which rows are sorted: uint64 (epochs, n)."""
+    epoch = np.array([number & MASK for number in epochs], np.uint64)[:, None]
+    keys = np.empty((len(epochs), n), np.uint64)
+    for first in range(0, n, AT_A_TIME):
+        row = np.arange(first, min(first + AT_A_TIME, n), dtype=np.uint64)
+        high, low, _, _ = philox(row & MASK, row >> 32, epoch, stream(ORDER), *_key(seed))
+        keys[:, first : first + AT_A_TIME] = high << 32 | low
+    return keys
 
 
 def ranked(keys: np.ndarray) -> np.ndarray:

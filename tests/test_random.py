@@ -90,7 +90,7 @@ def test_permutation_depends_on_seed_and_epoch():
     assert len(orders) == len(SEEDS) * 4
 
 
-@pytest.mark.parametrize("n", [0, 1, 700, AT_A_TIME // 3])
+@pytest.mark.parametrize("n", [0, 1, 700, AT_A_TIME // 3, AT_A_TIME + 1])
 @pytest.mark.parametrize("first", [0, 2**32 - 5, 2**64 - 3])
 def test_epochs_together_have_the_orders_that_each_has(n, first):
     found = list(permutations(n, 3, first, 13))

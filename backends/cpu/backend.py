@@ -1,11 +1,10 @@
 """The bodies compiled by Numba for the processor, run by one thread or by a gang of them."""
 
-import gc
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from fusedmlp.backends.cpu.borrowing import Borrowed, borrowed
 from fusedmlp.backends.cpu.caching import cached
 from fusedmlp.backends.cpu.packing import ARRAY, Packed, bell_of, context_of, packed, packed_context, sync_of, unpacked
 from fusedmlp.backends.cpu.quick import SERIAL_FLOPS, Quick
-from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, measured_rates
+from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, rates_of
 from fusedmlp.backends.cpu.threads import default_threads
 from fusedmlp.backends.gang import Gangs
 from fusedmlp.backends.plan import WORTHWHILE, Plan, Rates, choose_plan
@@ -55,13 +54,14 @@ VECTOR_FEATURES = ("sse4.2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx51
 
 
 class _Own(threading.local):
-    """Of each calling thread: the contexts of its calls, with the words by which their workers meet, by the number of
-    workers, the dtype and whose bell they hear; and entries that it runs by itself, with their context, by body and
-    dtype."""
+    """Of each calling thread: entries that it runs by itself, with their context, by body and dtype; these contexts by
+    dtype; and those of a gang's calls, with the words by which the workers meet, by their number, the dtype and whether
+    they listen. Such are not here while a call has them: a signal's handler may make another meanwhile."""
 
     def __init__(self) -> None:
-        self.contexts: dict[tuple[int, np.dtype, int], tuple[list[Packed], Array]] = {}
         self.entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
+        self.alone: dict[np.dtype, Packed] = {}
+        self.shared: dict[tuple[int, np.dtype, bool], tuple[list[Packed], Array]] = {}
 
 
 class CpuBackend(Quick):
@@ -82,7 +82,6 @@ class CpuBackend(Quick):
         self._binder = Binder(bound, _compile_inner, Path(__file__).parent)
         self._entries: dict[tuple[str, np.dtype], Callable[..., Any]] = {}
         self._compiled: dict[tuple[str, np.dtype], Future[Any]] = {}
-        self._own = _Own()
         if self._held:
             self.small = 0.0  # a product by BLAS has more to do before it: no call is quick
         self._rates: dict[int, Rates] = {}
@@ -92,7 +91,8 @@ class CpuBackend(Quick):
         os.register_at_fork(after_in_child=self._renew)
 
     def _renew(self) -> None:
-        """Locks and threads of this process: in a forked child those that it had are gone."""
+        """Locks and threads of this process: in a forked child those that it had are gone, and their bells."""
+        self._own = _Own()
         self._lock = threading.Lock()
         self._measuring = threading.RLock()
         self._hold = blas.Hold()
@@ -147,7 +147,7 @@ class CpuBackend(Quick):
         threads = self.threads
         with self._measuring:
             if threads not in self._rates:
-                self._rates[threads] = measured_rates(self)
+                self._rates[threads] = rates_of(self)
             return self._rates[threads]
 
     def workers_for(self, flops: float) -> int:
@@ -167,29 +167,57 @@ class CpuBackend(Quick):
             enter = self.by_itself(body, dtype)
             with self._holding(body):
                 return enter(*arguments)
-        launch = self.launch_interruptible if body in ALL_OR_NOTHING else self._launch_along
-        result, reached = launch(body, dtype, workers, *arguments)
+        launch = self._by_others if body in ALL_OR_NOTHING else self._taking_part
+        result, reached = launch(body, dtype, workers, arguments)
         if reached is not None:
             raise reached
         return result
 
-    def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
-        """Steps that are soon done are run by the calling thread: to wake another, and to be woken, takes 0.2 ms."""
-        launch = self._launch_along if call.brief else self.launch_interruptible
-        return launch("run", call.dtype, call.plan.workers, *self.arguments(call))
-
-    def _launch_along(
+    def launch_interruptible(
         self, body: str, dtype: np.dtype, workers: int, *arguments: Any
     ) -> tuple[Any, BaseException | None]:
-        """With this thread as worker 0: what it returned, and the exception that reached it meanwhile."""
-        entry, gang = self.entry(body, dtype), self._gangs(workers)
-        contexts, sync = self._contexts_of(workers, dtype, gang.bell)
+        return self._by_others(body, dtype, workers, arguments)
+
+    def run_interruptible(
+        self, call: Call, meanwhile: Callable[[], None], finished: list[int]
+    ) -> tuple[int, BaseException | None]:
+        """Steps that are soon done are run by the calling thread: to wake another, and to be woken, takes 0.2 ms."""
+        launch = self._taking_part if call.brief else self._by_others
+        return launch("run", call.dtype, call.plan.workers, self.arguments(call), finished)
+
+    def _taking_part(
+        self, body: str, dtype: np.dtype, workers: int, arguments: tuple[Any, ...], results: list[Any] | None = None
+    ) -> tuple[Any, BaseException | None]:
+        """A call of which this thread is worker 0."""
+        entry, gang, own, key = self.entry(body, dtype), self._gangs(workers), self._own.shared, (workers, dtype, True)
+        contexts, sync = own.pop(key) if key in own else self._contexts(workers, dtype, gang.bell)
+        sync[:] = 0
 
         def seen_out() -> bool:
             return bool(sync[meeting.LEFT] + 1 == workers)
 
-        with self._holding(body):
-            return gang.run_along(entry, contexts, arguments, _abandoning(sync), seen_out)
+        try:
+            with self._holding(body):
+                return gang.run_along(entry, contexts, arguments, _abandoning(sync), seen_out, results)
+        finally:
+            own[key] = contexts, sync
+
+    def _by_others(
+        self, body: str, dtype: np.dtype, workers: int, arguments: tuple[Any, ...], results: list[Any] | None = None
+    ) -> tuple[Any, BaseException | None]:
+        """A call of which this thread is no worker."""
+        entry, gang, own, key = self.entry(body, dtype), self._gangs(workers), self._own.shared, (workers, dtype, False)
+        contexts, sync = own.pop(key) if key in own else self._contexts(workers, dtype, _NO_BELL)
+        sync[:] = 0
+
+        def interrupt() -> None:
+            sync[meeting.REQUEST] = INTERRUPTED
+
+        try:
+            with self._holding(body):
+                return gang.run(entry, contexts, arguments, interrupt, _abandoning(sync), results)
+        finally:
+            own[key] = contexts, sync
 
     def _holding(self, body: str) -> AbstractContextManager[None]:
         """Around a body whose entry is there, and with it the library that makes its products."""
@@ -211,43 +239,24 @@ class CpuBackend(Quick):
     def by_itself(self, body: str, dtype: np.dtype) -> Callable[..., Any]:
         """An entry on this thread alone. None of these calls is asked to stop, so all that one leaves in `sync` for the
         next is the barrier's count."""
-        entries = self._own.entries
-        found = entries.get((body, dtype))
+        own = self._own
+        found = own.entries.get((body, dtype))
         if found is None:
-            (context,), _ = self._contexts(1, dtype, _NO_BELL)
-            found = entries[body, dtype] = partial(self.entry(body, dtype), context)
+            if dtype not in own.alone:
+                (own.alone[dtype],), _ = self._contexts(1, dtype, _NO_BELL)
+            found = own.entries[body, dtype] = partial(self.entry(body, dtype), own.alone[dtype])
         return found
-
-    def launch_interruptible(
-        self, body: str, dtype: np.dtype, workers: int, *arguments: Any
-    ) -> tuple[Any, BaseException | None]:
-        entry = self.entry(body, dtype)
-        contexts, sync = self._contexts_of(workers, dtype, _NO_BELL)
-
-        def interrupt() -> None:
-            sync[meeting.REQUEST] = INTERRUPTED
-
-        with self._holding(body):
-            return self._gangs(workers).run(entry, contexts, arguments, interrupt, _abandoning(sync))
 
     def arguments(self, call: Call) -> tuple[Any, ...]:
         given = dict(zip(entries.parameters("run"), call.arguments(), strict=True))
         return packed(*(given.pop(name) for name in KEPT["run"])), *given.values()
 
-    def _contexts_of(self, workers: int, dtype: np.dtype, bell: Array) -> tuple[list[Packed], Array]:
-        """Of the workers of this thread's next call, and the words by which they meet."""
-        kept, key = self._own.contexts, (workers, dtype, id(bell))
-        if key not in kept:
-            kept[key] = self._contexts(workers, dtype, bell)
-        contexts, sync = kept[key]
-        sync[:] = 0  # nobody of the call before looks there any more
-        return contexts, sync
-
     def _contexts(self, workers: int, dtype: np.dtype, bell: Array) -> tuple[list[Packed], Array]:
+        """Of so many workers, each with scratch of its own, and the words by which they meet."""
         sync = self.memory.aligned(meeting.SYNC_LENGTH, _INT64)
         sync[:] = 0
         length = self._tile_length(dtype)
-        tiles = self._scratch("tiles", dtype, length * workers).reshape(workers, length)
+        tiles = self.memory.aligned(length * workers, dtype).reshape(workers, length)
         return [packed_context(number, workers, sync, bell, tiles[number]) for number in range(workers)], sync
 
     def _tile_length(self, dtype: np.dtype) -> int:
@@ -315,25 +324,12 @@ def compile_cached(
 
     # Numba asks for SciPy's BLAS when it first compiles, or loads what it compiled: by itself that is imported in
     # 0.05 s, and with scipy.linalg around it in 0.2.
-    with announced(announce, dispatcher), blas.importable(), _uncollected():
+    with announced(announce, dispatcher), blas.importable(), compiling.UNCOLLECTED:
         if needed is not None:
             needed()
         dispatcher.compile(signature)
     dispatcher.disable_compile()
     return dispatcher
-
-
-@contextmanager
-def _uncollected() -> Iterator[None]:
-    """Python looks for no garbage in cycles meanwhile: among the compiler's millions of objects that takes it a tenth
-    of its time, and finds 0.2 GB, which can wait for a moment."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _compile_inner(function: Callable[..., Any], thin: bool) -> Any:

@@ -1,4 +1,4 @@
-"""What this machine does, measured once, in a tenth of a second or where it looks poor in one, and kept on disk."""
+"""What this machine does: measured in a tenth of a second, or where it looks poor in one, and kept on disk."""
 
 import json
 import os
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 WIDTH, PRODUCTS, MEETINGS = 256, 20, 1000
 ATTEMPTS, PAUSE = 5, 0.1  # measurements at most, and seconds between them
 ENOUGH = 0.8  # the share of one core's rate that each thread must add to end them, as far as there are processors
-PROCESSES = 10  # that find the rates poor before these are believed
+PROCESSES = 10  # that must find the rates of a machine poor, before it is believed to be so
 CALLS, LONG = 5, 0.1  # calls that are timed at most, and seconds after which there are no more
 ROWS, COLUMNS, WRITES = 512, 128, 200
 FASTEST = 1e11  # bytes a second between two caches: what is quicker was hidden behind the sums
@@ -51,8 +51,8 @@ def _found(backend: "CpuBackend") -> tuple[Rates | None, int]:
     """The rates on disk for this processor and number of threads, and how many processes found them poor."""
     try:
         entry = _kept()[_key(backend)]
-        return Rates(**entry["rates"]), int(entry["poor"])
-    except (KeyError, TypeError, ValueError):
+        return Rates(**{name: float(rate) for name, rate in entry["rates"].items()}), int(entry["poor"])
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):  # not there, or not ours
         return None, 0
 
 
@@ -61,7 +61,7 @@ def kept_rates(backend: "CpuBackend") -> Rates | None:
     return _found(backend)[0]
 
 
-def measured_rates(backend: "CpuBackend") -> Rates:
+def rates_of(backend: "CpuBackend") -> Rates:
     """The rates on disk, or measured now and kept there where that can be written. Poor ones are what this machine
     does, or what another program left of it: the next few processes measure again, and the better of each rate
     counts."""

@@ -246,7 +246,9 @@ class CudaBackend(Backend):
             self._start(call)
         return KeyboardInterrupt() if interrupts else None
 
-    def run_interruptible(self, call: Call, meanwhile: Callable[[], None]) -> tuple[int, BaseException | None]:
+    def run_interruptible(
+        self, call: Call, meanwhile: Callable[[], None], finished: list[int]
+    ) -> tuple[int, BaseException | None]:
         """The host waits for the device, and hears of Ctrl-C when the call ends: between two launches it would leave
         half of a step done. While kernels are compiled, which takes seconds, it is heard at once."""
         self._compile(call)

@@ -242,6 +242,20 @@ def test_plan_is_the_one_that_fit_trains_with(backend, monkeypatch, rng):
     assert f"\nbatches of 20: {model.plan(20)}" in model.describe(), "no batch has more rows than there are"
 
 
+def test_predictions_of_other_numbers_of_rows_in_turns(backend, rng):
+    """Each is kept, and the next of as many rows finds its place in the buffer; what an optimizer keeps lies apart."""
+    x, y = rng.normal(size=(40, 6)).astype(np.float32), rng.normal(size=(40, 2)).astype(np.float32)
+    asked, alone = (fm.MLP([6, 5, 2], output="softmax", backend=backend, seed=1) for _ in range(2))
+    for optimizers in ([fm.SGD(0.1)] * 2, [fm.Adam(0.1), fm.Adam(0.1)], [fm.SGD(0.1, momentum=0.9) for _ in range(2)]):
+        for _ in range(2):
+            for rows in (1, 40, 3, 1, 40, 3):
+                np.testing.assert_allclose(asked(x[:rows]), asked(x)[:rows], rtol=1e-5)
+            for model, optimizer in zip((asked, alone), optimizers, strict=True):
+                model.update(model.loss_and_gradients(x, y, "mse")[1], optimizer)
+            for name, parameter in alone.state_dict().items():
+                np.testing.assert_array_equal(asked.state_dict()[name], parameter)
+
+
 def test_no_outgrown_buffer_is_kept(backend, rng):
     """A prediction is kept for the next of as many rows, and with it a buffer; not once that is too small."""
     model = fm.MLP([6, 5, 2], backend=backend)

@@ -5,12 +5,14 @@ import hashlib
 import multiprocessing
 import os
 import random
+import signal
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
+from numba import njit
 
 import fusedmlp as fm
 import runs
@@ -224,6 +226,71 @@ def listening():
     rung = bell[0]
     backend.launch("meet", np.dtype("float32"), 2, 0)
     assert bell[0] == rung + 1
+
+
+def handler_within_a_training():
+    """While the calling thread waits for a gang, a signal's handler may compute on it, and disturbs nothing."""
+    backend, given = fm.get_backend("cpu"), runs.data(rows=800_000)
+
+    def trained(workers):
+        made = runs.executor(backend, partition="out", workers=workers)
+        made._steps_of_a_call = lambda key: sys.maxsize
+        return runs.trained(made, given)[1]
+
+    def handler(number, frame):
+        found.append(kernels(0))
+        made = runs.executor(backend, partition="in", workers=1)
+        found[-1]["prediction"] = made.predict(given.x[:300])
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+
+    expected = [trained(workers) for workers in (1, 2)]
+    backend.workers_for = lambda flops: 1
+    prediction = runs.executor(backend, partition="in", workers=1).predict(given.x[:300])
+    right = kernels(0) | {"prediction": prediction}
+    for workers in (1, 2):
+        found = []
+        before = signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.005)
+        try:
+            parameters = trained(workers)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        runs.assert_same(parameters, expected[workers - 1])
+        assert len(found) > 3
+        for one in found:
+            runs.assert_same(one, right)
+
+
+def listener():
+    """What a worker does that listens: it stays until the bell rings, and no longer than its time."""
+    from fusedmlp.backends.cpu import meeting
+
+    sync, bell = np.zeros(meeting.SYNC_LENGTH, np.int64), np.zeros(8, np.int64)
+    ended = []
+
+    @njit(nogil=True)
+    def end(sync, bell):
+        for _ in range(10_000):
+            meeting.end(1, 2, sync, bell)
+            if bell[0] > 0:
+                break
+
+    def listen():
+        end(sync, bell)
+        ended.append(time.perf_counter())
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    while not sync[meeting.LEFT]:
+        time.sleep(0.001)
+    assert not ended
+    rung = time.perf_counter()
+    bell[0] += 1
+    thread.join(10)
+    assert ended and ended[0] - rung < 1.0
+    rounds = sync[meeting.LEFT]
+    assert rounds < 10_000, "it did not listen"
 
 
 def joblib_workers():

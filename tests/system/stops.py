@@ -231,19 +231,25 @@ def ctrl_c_brief(workers):
     for tenth in range(10):
         calls, found = [], backend.run_interruptible
 
-        def recorded(call, meanwhile, calls=calls, found=found):
-            calls.append((call.brief, *found(call, meanwhile)))
+        def recorded(call, meanwhile, finished, calls=calls, found=found):
+            calls.append((call.brief, *found(call, meanwhile, finished)))
             return calls[-1][1:]
 
         backend.run_interruptible = recorded
-        timer, done = threading.Timer(0.05 + 0.003 * tenth, os.kill, (os.getpid(), signal.SIGINT)), []
+        sent, done = [], []
+
+        def interrupt(sent=sent):
+            sent.append(time.perf_counter())
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = threading.Timer(0.05 + 0.003 * tenth, interrupt)
         timer.start()
         try:
             while len(done) < 1000:
                 for losses in runs.epoch(made, given, optimizer=optimizer, steps=200):
                     done.append(len(losses))
         except KeyboardInterrupt:
-            pass
+            assert time.perf_counter() - sent[0] < PROMPT
         else:
             raise AssertionError("Ctrl-C was lost")
         finally:
@@ -343,7 +349,8 @@ def ctrl_c_along():
     crews = []
     for n in itertools.count(1):
         crews.append(gang.Gang(2))
-        crew, state, finished = crews[-1], {"arrived": 0, "abandoned": False, "inside": 0}, []
+        crew, finished, results = crews[-1], [], []
+        state = {"arrived": 0, "abandoned": False, "inside": 0, "left": 0}
 
         def work(number, state=state, finished=finished):
             state["inside"] += 1
@@ -352,19 +359,25 @@ def ctrl_c_along():
                 time.sleep(0.0005)
             state["inside"] -= 1
             finished.append(number)
+            if number == 1:
+                state["left"] += 1
+                time.sleep(0.002)  # it listens
+            while number == 0 and not state["left"] and not state["abandoned"]:
+                time.sleep(0.0005)
             return number
 
         def abandon(state=state):
             state["abandoned"] = True
 
-        planted, (result, reached), raised = interrupted(n, crew.run_along, work, (0, 1), (), abandon)
+        given = work, (0, 1), (), abandon, lambda state=state: state["left"] == 1, results
+        planted, (_, reached), _ = interrupted(n, crew.run_along, *given)
         assert state["inside"] == 0, f"{planted.where}: a worker was still inside when the call came back"
         if planted.where is None:
             assert n > 10 and sorted(finished) == [0, 1]
             return
         assert reached is not None, planted.where
-        assert raised is not None or (result == 0 and sorted(finished) == [0, 1]), f"{planted.where}: no such result"
-        state.update(arrived=0, abandoned=False)
+        assert results == ([0] if 0 in finished else []), f"{planted.where}: what was finished must be known"
+        state.update(arrived=0, abandoned=False, left=0)
         finished.clear()
         assert crew.run_along(work, (0, 1), (), abandon) == (0, None)
         assert sorted(finished) == [0, 1]

@@ -1,5 +1,6 @@
 """What the cost model chooses, on machines made up of round numbers."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -112,7 +113,7 @@ def test_poor_rates_are_measured_again_by_the_next_processes(monkeypatch, tmp_pa
         backend = SimpleNamespace(threads=2, describe=lambda: "a processor", sources="these")
         made.clear()
         monkeypatch.setattr(rates, "measure", lambda backend: made.append(found) or found)
-        return rates.measured_rates(backend), len(made)
+        return rates.rates_of(backend), len(made)
 
     monkeypatch.setattr(rates, "PAUSE", 0.0)
     monkeypatch.setattr(rates.os, "cpu_count", lambda: 2)
@@ -124,5 +125,13 @@ def test_poor_rates_are_measured_again_by_the_next_processes(monkeypatch, tmp_pa
     monkeypatch.setenv("FUSEDMLP_CACHE_DIR", str(tmp_path / "so it is"))
     times = [process(poor)[1] for _ in range(rates.PROCESSES + 2)]
     assert times == [rates.ATTEMPTS, *[1] * (rates.PROCESSES - 1), 0, 0]
-    (tmp_path / "so it is" / "rates.json").write_text('{"a processor, 2 processors, sources these": {"rates": 3}}')
-    assert process(MACHINE) == (MACHINE, 1)
+    file = tmp_path / "so it is" / "rates.json"
+    for broken in (
+        {"rates": 3},
+        {"rates": vars(MACHINE) | {"flops": "x"}, "poor": 0},
+        {"rates": vars(MACHINE)},
+        [],
+        None,
+    ):
+        file.write_text(json.dumps({"a processor, 2 processors, sources these": broken}))
+        assert process(MACHINE) == (MACHINE, 1)

@@ -23,6 +23,8 @@ SCENARIOS = [
     "more_workers_than_processors",
     "one_call_at_a_time",
     "listening",
+    "listener",
+    "handler_within_a_training",
     "joblib_workers",
     "blas_threads",
 ]

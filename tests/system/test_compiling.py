@@ -1,0 +1,75 @@
+"""How Numba is asked to compile: which functions become part of their callers, and when Python looks for garbage."""
+
+import gc
+from contextlib import suppress
+
+import numpy as np
+import pytest
+from numba import njit
+from numba.core.inline_closurecall import InlineWorker
+
+from fusedmlp.backends.cpu.compiling import INLINED, OPTIONS, _Uncollected
+
+
+@njit(**INLINED)
+def least(a, b):
+    m = b
+    if a < b:
+        m = a
+    return m
+
+
+@njit(**INLINED)
+def total(values, limit):
+    m = 0.0
+    for value in values:
+        m += least(value, limit)
+    for value in values:
+        m += least(limit, value)
+    return m
+
+
+@njit(**OPTIONS)
+def both(values, limit):
+    m = total(values, limit)
+    return least(m, 100.0), total(values[::2], m)
+
+
+def test_nested_calls_become_part_of_their_caller():
+    """With the right variables, though all have one by the same name; nothing is compiled but the caller."""
+    values = np.array([1.0, 5.0, -2.0, 7.0])
+    first = 2 * np.minimum(values, 3.0).sum()
+    assert both(values, 3.0) == (first, 2 * np.minimum(values[::2], first).sum())
+    assert len(both.overloads) == 1
+    assert not least.overloads and not total.overloads
+
+
+def test_numba_has_the_pass_that_is_replaced():
+    """And the attribute by which it is told what precedes inlining: without that all works, and compiles longer."""
+    both(np.ones(2), 1.0)
+    names = " ".join(both.get_metadata(both.signatures[0])["pipeline_times"]["nopython"])
+    assert "inline_one_by_one" in names and "inline_inlinables" not in names
+    assert hasattr(InlineWorker(*[None] * 6), "_compiler_pipeline")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_collector_is_afterwards_what_it_was(enabled):
+    """After compilations that overlap, one that failed, and in a child that is forked within one."""
+    uncollected, before = _Uncollected(), gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with suppress(ZeroDivisionError), uncollected:
+            with uncollected:
+                assert not gc.isenabled()
+            assert not gc.isenabled()
+            raise ZeroDivisionError
+        assert gc.isenabled() is enabled
+        uncollected.__enter__()
+        assert not gc.isenabled()
+        uncollected._leave_all()
+        assert gc.isenabled() is enabled
+        with uncollected:
+            assert not gc.isenabled()
+        assert gc.isenabled() is enabled
+    finally:
+        (gc.enable if before else gc.disable)()
