@@ -167,8 +167,10 @@ class CpuBackend(Quick):
             enter = self.by_itself(body, dtype)
             with self._holding(body):
                 return enter(*arguments)
-        launch = self._by_others if body in ALL_OR_NOTHING else self._taking_part
-        result, reached = launch(body, dtype, workers, arguments)
+        if body in ALL_OR_NOTHING:
+            result, reached = self.launch_interruptible(body, dtype, workers, *arguments)
+        else:
+            result, reached = self._taking_part(body, dtype, workers, arguments)
         if reached is not None:
             raise reached
         return result
