@@ -16,7 +16,7 @@ SPINS = 200
 
 # How often a worker that has done its part then gives up its core and listens again for the next call: 0.2 ms in all,
 # where nobody else wants the core, and to wake a thread takes 0.1 (AMD EPYC, 2 cores of a virtual machine). Where
-# workers outnumber cores, others have the core meanwhile: 4 workers on 2 took as long as without it.
+# workers outnumber cores, others have the core meanwhile; what that costs is not settled (docs/performance.md).
 TURNS = 400
 
 
