@@ -2,9 +2,9 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,17 @@ from fusedmlp.backends.call import Call
 from fusedmlp.backends.cpu import blas, compiling, machine, meeting, product, words
 from fusedmlp.backends.cpu.borrowing import Borrowed, borrowed
 from fusedmlp.backends.cpu.caching import cached
-from fusedmlp.backends.cpu.packing import ARRAY, Packed, bell_of, context_of, packed, packed_context, sync_of, unpacked
+from fusedmlp.backends.cpu.packing import (
+    ARRAY,
+    NUMBERS,
+    Packed,
+    bell_of,
+    context_of,
+    packed,
+    packed_context,
+    sync_of,
+    unpacked,
+)
 from fusedmlp.backends.cpu.quick import SERIAL_FLOPS, Quick
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, rates_of
 from fusedmlp.backends.cpu.threads import default_threads
@@ -161,11 +171,11 @@ class CpuBackend(Quick):
         return choose_plan(network, batch, self.threads, self.rates() if self.threads > 1 else None)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
-        if workers == 1 and body not in self._held:
-            return (self._own.entries.get((body, dtype)) or self.by_itself(body, dtype))(*arguments)
         if workers == 1:
-            enter = self.by_itself(body, dtype)
-            with self._holding(body):
+            enter = self._own.entries.get((body, dtype)) or self.by_itself(body, dtype)
+            if body not in self._held:
+                return enter(*arguments)
+            with self._hold:
                 return enter(*arguments)
         if body in ALL_OR_NOTHING:
             result, reached = self.launch_interruptible(body, dtype, workers, *arguments)
@@ -191,35 +201,25 @@ class CpuBackend(Quick):
         self, body: str, dtype: np.dtype, workers: int, arguments: tuple[Any, ...], results: list[Any] | None = None
     ) -> tuple[Any, BaseException | None]:
         """A call of which this thread is worker 0."""
-        entry, gang, own, key = self.entry(body, dtype), self._gangs(workers), self._own.shared, (workers, dtype, True)
-        contexts, sync = own.pop(key) if key in own else self._contexts(workers, dtype, gang.bell)
-        sync[:] = 0
+        entry, gang = self.entry(body, dtype), self._gangs(workers)
+        with self._holding(body), self._company(workers, dtype, gang.bell) as (contexts, sync):
 
-        def seen_out() -> bool:
-            return bool(sync[meeting.LEFT] + 1 == workers)
+            def seen_out() -> bool:
+                return bool(sync[meeting.LEFT] + 1 == workers)
 
-        try:
-            with self._holding(body):
-                return gang.run_along(entry, contexts, arguments, _abandoning(sync), seen_out, results)
-        finally:
-            own[key] = contexts, sync
+            return gang.run_along(entry, contexts, arguments, _abandoning(sync), seen_out, results)
 
     def _by_others(
         self, body: str, dtype: np.dtype, workers: int, arguments: tuple[Any, ...], results: list[Any] | None = None
     ) -> tuple[Any, BaseException | None]:
         """A call of which this thread is no worker."""
-        entry, gang, own, key = self.entry(body, dtype), self._gangs(workers), self._own.shared, (workers, dtype, False)
-        contexts, sync = own.pop(key) if key in own else self._contexts(workers, dtype, _NO_BELL)
-        sync[:] = 0
+        entry, gang = self.entry(body, dtype), self._gangs(workers)
+        with self._holding(body), self._company(workers, dtype, _NO_BELL) as (contexts, sync):
 
-        def interrupt() -> None:
-            sync[meeting.REQUEST] = INTERRUPTED
+            def interrupt() -> None:
+                sync[meeting.REQUEST] = INTERRUPTED
 
-        try:
-            with self._holding(body):
-                return gang.run(entry, contexts, arguments, interrupt, _abandoning(sync), results)
-        finally:
-            own[key] = contexts, sync
+            return gang.run(entry, contexts, arguments, interrupt, _abandoning(sync), results)
 
     def _holding(self, body: str) -> AbstractContextManager[None]:
         """Around a body whose entry is there, and with it the library that makes its products."""
@@ -252,6 +252,17 @@ class CpuBackend(Quick):
     def arguments(self, call: Call) -> tuple[Any, ...]:
         given = dict(zip(entries.parameters("run"), call.arguments(), strict=True))
         return packed(*(given.pop(name) for name in KEPT["run"])), *given.values()
+
+    @contextmanager
+    def _company(self, workers: int, dtype: np.dtype, bell: Array) -> Iterator[tuple[list[Packed], Array]]:
+        """Contexts of a gang's call, and the words by which its workers meet: kept for this thread's next one."""
+        kept, key = self._own.shared, (workers, dtype, len(bell) > 0)
+        contexts, sync = kept.pop(key) if key in kept else self._contexts(workers, dtype, bell)
+        sync[:] = 0
+        try:
+            yield contexts, sync
+        finally:
+            kept[key] = contexts, sync
 
     def _contexts(self, workers: int, dtype: np.dtype, bell: Array) -> tuple[list[Packed], Array]:
         """Of so many workers, each with scratch of its own, and the words by which they meet."""
@@ -292,8 +303,7 @@ class CpuBackend(Quick):
         scalar = types.float32 if dtype == np.float32 else types.float64
         kinds = dict(zip(entries.parameters(name), entries.signature(name, scalar, types), strict=True))
         kept = {parameter: kinds.pop(parameter) for parameter in KEPT.get(name, ())}
-        numbers = types.Array(types.int64, 1, "C")
-        taken = {"context": numbers} | ({"kept": numbers} if kept else {}) | kinds
+        taken = {"context": NUMBERS} | ({"kept": NUMBERS} if kept else {}) | kinds
         views = {"context_of": context_of(types.Array(scalar, 1, "C")), "borrowed": borrowed}
         views |= {"sync_of": sync_of, "bell_of": bell_of}
         views |= {f"{key}_of": unpacked(kind, number * ARRAY) for number, (key, kind) in enumerate(kept.items())}

@@ -58,10 +58,10 @@ def unpacked(kind: Any, at: int) -> Callable[..., Any]:
     return array
 
 
-_NUMBERS = types.Array(types.int64, 1, "C")
+NUMBERS = types.Array(types.int64, 1, "C")  # what is packed, as Numba knows it
 
 # Members of a worker's context as it is packed, which is its number, the number of workers, and then these.
-sync_of, bell_of = unpacked(_NUMBERS, 2), unpacked(_NUMBERS, 2 + ARRAY)
+sync_of, bell_of = unpacked(NUMBERS, 2), unpacked(NUMBERS, 2 + ARRAY)
 
 
 def context_of(tile: Any) -> Callable[..., Any]:
