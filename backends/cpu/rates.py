@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 WIDTH, PRODUCTS, MEETINGS = 256, 20, 1000
 ATTEMPTS, PAUSE = 5, 0.1  # measurements at most, and seconds between them
 ENOUGH = 0.8  # the share of one core's rate that each thread must add to end them, as far as there are processors
+MULTIPLIED = 30  # operations of a product in the time of an element's sum, at most: 6 to 10 on AMD EPYC, 105 disturbed
 PROCESSES = 10  # that must find the rates of a machine poor, before it is believed to be so
 CALLS, LONG = 5, 0.1  # calls that are timed at most, and seconds after which there are no more
 ROWS, COLUMNS, WRITES = 512, 128, 200
@@ -85,11 +86,11 @@ def rates_of(backend: "CpuBackend") -> Rates:
 
 
 def _poor(rates: Rates, backend: "CpuBackend") -> bool:
-    """Whether threads look worthless: another program has a core, a virtual machine's cores are far apart for a
-    moment, or the machine is so."""
+    """Whether threads look worthless, or one core by itself slow: another program has a core, a virtual machine's cores
+    are far apart for a moment, or the machine is so."""
     most = min(backend.threads, os.cpu_count() or 1)
     near = rates.barrier <= FAR_BARRIER and rates.transfer >= FAR_TRANSFER and rates.seam <= FAR_SEAM
-    return not near or rates.scaling < ENOUGH * most
+    return not near or rates.scaling < ENOUGH * most or rates.elements < rates.flops / MULTIPLIED
 
 
 def _undisturbed(backend: "CpuBackend") -> Rates:

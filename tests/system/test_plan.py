@@ -88,7 +88,9 @@ def test_prediction_counts_the_products():
 
 
 @pytest.mark.parametrize(
-    "poor", [{"scaling": 1.1}, {"barrier": 1e-5}, {"transfer": 1e9}, {"seam": 1e-6}], ids=lambda poor: next(iter(poor))
+    "poor",
+    [{"scaling": 1.1}, {"barrier": 1e-5}, {"transfer": 1e9}, {"seam": 1e-6}, {"elements": 1e9}],
+    ids=lambda poor: next(iter(poor)),
 )
 def test_rates_are_the_best_of_some_measurements(monkeypatch, poor):
     """What one measurement finds poor is measured again, until it is not, and a few times at most."""
