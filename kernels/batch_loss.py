@@ -5,15 +5,27 @@ more rows, for each row's loss or (B, C) for each element's, weights (B,) or emp
 """
 
 from fusedmlp.kernels.choice import Choice, gradient, indices, probabilities, value
+from fusedmlp.kernels.losses import row_factor
 from fusedmlp.kernels.summation import row_total
-from fusedmlp.kernels.vocabulary import double, double_sum, lane, lanes, row, sync_lanes, thin
+from fusedmlp.kernels.vocabulary import (
+    block,
+    double,
+    double_sum,
+    lane,
+    lanes,
+    row,
+    thin,
+    tile_columns,
+    tile_rows,
+    vector,
+)
 
 
 @thin
 def loss_elements(c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
     each = losses.shape[1] > 1
     for i in range(first_row, last_row):
-        w = factor * weights[i] if weights.shape[0] > 0 else factor
+        w = row_factor(weights, factor, i)
         if each:
             loss_each_span(c, row(a, i), row(truth, i), row(da, i), row(losses, i), w, p)
         else:
@@ -38,14 +50,17 @@ def loss_each_span(c, a, t, da, losses, w, p):
 
 @thin
 def loss_rows(c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
-    for i in range(first_row, last_row):
-        w = factor * weights[i] if weights.shape[0] > 0 else factor
+    """As many rows at a time as fill a tile, and no more than a row of it has columns."""
+    columns = a.shape[1]
+    most = min(tile_columns(c), max(1, tile_rows(c) * tile_columns(c) // columns))
+    for first in range(first_row, last_row, most):
+        n = min(most, last_row - first)
+        z, d, of_rows = block(a, first, 0, n, columns), block(da, first, 0, n, columns), block(losses, first, 0, n, 1)
+        w = vector(weights, first, n) if weights.shape[0] > 0 else weights
         if labels.shape[0] > 0:
-            total = indices(c, row(a, i), labels[i], row(da, i), w)
+            indices(c, z, vector(labels, first, n), d, of_rows, w, factor)
         else:
-            total = probabilities(c, row(a, i), row(truth, i), row(da, i), w)
-        losses[i, 0] = w * total
-        sync_lanes(c)
+            probabilities(c, z, block(truth, first, 0, n, columns), d, of_rows, w, factor)
 
 
 # loss_tile(kind, c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row): each row's loss times

@@ -5,6 +5,7 @@ the ACM 8, 1965)."""
 from fusedmlp.kernels.vocabulary import (
     const,
     finite,
+    inner_loop,
     row_max,
     row_sum,
     stretch_exp,
@@ -41,6 +42,7 @@ def row_total(c, a):
     return row_sum(c, total, a.shape[0])
 
 
+@inner_loop
 def row_exponentials(c, z, m, y):
     """y = exp(z - m), where m is the row's greatest element; their sum s. The row's log-sum-exp is m + log(s).
     A row with +inf, all of -inf, or with NaN gives a NaN s, as PyTorch's softmax does. y may be z."""

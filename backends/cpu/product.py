@@ -47,6 +47,7 @@ class RegisterTile:
     rows: int
     vectors: int
     bits: int
+    masks: bool = False  # whether some lanes of a vector are read and written as fast as all
 
     def lanes(self, bitwidth: int) -> int:
         return self.bits // bitwidth
@@ -64,7 +65,7 @@ def register_tile() -> RegisterTile:
     """That of the processor for which Numba compiles."""
     features = set((numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()).split(","))
     if "+avx512f" in features:
-        return RegisterTile(8, 3, 512)  # of 32 registers
+        return RegisterTile(8, 3, 512, masks=True)  # of 32 registers
     if {"+avx2", "+fma"} <= features:
         return RegisterTile(6, 2, 256)  # of 16
     if "+neon" in features:
@@ -87,9 +88,9 @@ def _emitter(builder: Any, like: Any) -> Emitter:
 
 @intrinsic
 def geometry(typing_context, like):
-    """(rows and columns of a register tile, lanes of a vector, bytes of a number)."""
+    """(rows and columns of a register tile, lanes of a vector, bytes of a number, 1 where it has masks)."""
     tile = register_tile()
-    numbers = tile.rows, tile.columns(like.bitwidth), tile.lanes(like.bitwidth), like.bitwidth // 8
+    numbers = tile.rows, tile.columns(like.bitwidth), tile.lanes(like.bitwidth), like.bitwidth // 8, int(tile.masks)
 
     def generate(context, builder, signature, arguments):
         return context.make_tuple(builder, signature.return_type, [int64(number) for number in numbers])
@@ -98,21 +99,22 @@ def geometry(typing_context, like):
 
 
 @intrinsic
-def multiply(typing_context, like, rows, vectors, a, a_row, a_step, b, b_step, z, z_row, inner, more, more_row, adding):
+def multiply(typing_context, like, rows, columns, a, a_row, a_step, b, b_step, z, z_row, inner, more, more_row, adding):
     """z = op(a) op(b) for a register tile of that form: row i and term k of op(a) are at a + i a_row + k a_step, a row
-    of op(b) at b + k b_step, one of z at z + i z_row. With `adding`, what is at more + i more_row is added to it; it is
-    read in any case."""
+    of op(b) at b + k b_step, one of z at z + i z_row. With `adding`, what is at more + i more_row is added to it.
+    Where the tile has no masks, all of a vector is read and written, whether or not the columns fill it."""
 
     def generate(context, builder, signature, arguments):
-        tile, (_, rows, vectors, *rest) = register_tile(), arguments
+        tile, rows, columns = register_tile(), arguments[1], arguments[2]
         emit, end = _emitter(builder, like), builder.append_basic_block("end")
+        vectors = builder.sdiv(builder.add(columns, int64(emit.lanes - 1)), int64(emit.lanes))
         form_of = builder.switch(builder.add(builder.mul(rows, int64(16)), vectors), end)
         for form in tile.forms:
             for count in range(1, tile.vectors + 1):
                 block = builder.append_basic_block(f"form.{form}.{count}")
                 form_of.add_case(int64(16 * form + count), block)
                 builder.position_at_end(block)
-                _multiply(emit, form, count, rest)
+                _multiply(emit, tile, form, count, arguments[2:])
                 builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
@@ -120,9 +122,18 @@ def multiply(typing_context, like, rows, vectors, a, a_row, a_step, b, b_step, z
     return types.void(like, *(types.int64,) * 12, types.boolean), generate
 
 
-def _multiply(emit: Emitter, rows: int, vectors: int, arguments: list[Any]) -> None:
-    a, a_row, a_step, b, b_step, z, z_row, inner, more, more_row, adding = arguments
+def _multiply(emit: Emitter, tile: RegisterTile, rows: int, vectors: int, arguments: list[Any]) -> None:
+    columns, a, a_row, a_step, b, b_step, z, z_row, inner, more, more_row, adding = arguments
     builder, grid = emit.builder, [(row, vector) for row in range(rows) for vector in range(vectors)]
+    before_last = (vectors - 1) * emit.lanes
+    masks = [None] * (vectors - 1) + [emit.mask(builder.sub(columns, int64(before_last))) if tile.masks else None]
+
+    def load(line: Any, vector: int) -> Any:
+        return emit.load(emit.vectors_on(line, vector), masks[vector])
+
+    def store(total: Any, row: int, vector: int) -> None:
+        emit.store(total, emit.vectors_on(emit.rows_on(z, z_row, row), vector), masks[vector])
+
     rows_of_a = [builder.mul(a_row, int64(row)) for row in range(rows)]
     before, turn, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("after")
     builder.cbranch(builder.icmp_signed(">", inner, int64(0)), turn, after)
@@ -130,8 +141,8 @@ def _multiply(emit: Emitter, rows: int, vectors: int, arguments: list[Any]) -> N
     builder.position_at_end(turn)
     left, a_now, b_now = (builder.phi(int64) for _ in range(3))
     sums = {place: builder.phi(emit.vector) for place in grid}
-    across = [emit.load(emit.vectors_on(b_now, vector)) for vector in range(vectors)]
-    down = [emit.spread(emit.load(builder.add(a_now, offset), emit.scalar)) for offset in rows_of_a]
+    across = [load(b_now, vector) for vector in range(vectors)]
+    down = [emit.spread(emit.load_number(builder.add(a_now, offset))) for offset in rows_of_a]
     added = {(row, vector): emit.multiply_add(down[row], across[vector], sums[row, vector]) for row, vector in grid}
     fewer = builder.sub(left, int64(1))
     loop = [(left, inner, fewer), (a_now, a, builder.add(a_now, a_step)), (b_now, b, builder.add(b_now, b_step))]
@@ -145,10 +156,13 @@ def _multiply(emit: Emitter, rows: int, vectors: int, arguments: list[Any]) -> N
     for place, total in totals.items():
         total.add_incoming(emit.zero, before)
         total.add_incoming(added[place], turn)
-    for (row, vector), total in totals.items():
-        place = emit.vectors_on(emit.rows_on(z, z_row, row), vector)
-        addend = emit.load(emit.vectors_on(emit.rows_on(more, more_row, row), vector))
-        emit.store(builder.select(adding, builder.fadd(total, addend), total), place)
+    with builder.if_else(adding) as (with_more, alone):
+        with with_more:
+            for (row, vector), total in totals.items():
+                store(builder.fadd(total, load(emit.rows_on(more, more_row, row), vector)), row, vector)
+        with alone:
+            for (row, vector), total in totals.items():
+                store(total, row, vector)
 
 
 def _transposing(masked: bool) -> Any:
@@ -164,8 +178,7 @@ def _transposing(masked: bool) -> Any:
             lines = []
             for row in range(emit.lanes):
                 there = builder.select(builder.icmp_signed("<", int64(row), last), int64(row), last)
-                place = builder.add(source, builder.mul(there, source_row))
-                lines.append(emit.load_masked(place, mask) if masked else emit.load(place))
+                lines.append(emit.load(builder.add(source, builder.mul(there, source_row)), mask))
             half = emit.lanes // 2
             while half:  # in each square of 2 half, the upper right and the lower left quarter change places
                 squares = range(0, emit.lanes, 2 * half)
@@ -205,9 +218,9 @@ def move_masked(typing_context, like, source, target, count, more, adding):
     def generate(context, builder, signature, arguments):
         emit, (_, source, target, count, more, adding) = _emitter(builder, like), arguments
         mask = emit.mask(count)
-        moved = emit.load_masked(source, mask)
-        summed = builder.fadd(moved, emit.load_masked(more, mask))
-        emit.store_masked(builder.select(adding, summed, moved), target, mask)
+        moved = emit.load(source, mask)
+        summed = builder.fadd(moved, emit.load(more, mask))
+        emit.store(builder.select(adding, summed, moved), target, mask)
         return context.get_dummy_value()
 
     return types.void(like, *(types.int64,) * 4, types.boolean), generate
@@ -217,7 +230,7 @@ def move_masked(typing_context, like, source, target, count, more, adding):
 def pack(like, b, b_row, transposed, terms, columns, panel):
     """So many terms and columns of op(b), from address b on, side by side in the panel. Its rows have room for whole
     vectors, and where b is transposed its columns too; what lies there has no meaning."""
-    _, _, lanes, size = geometry(like)
+    _, _, lanes, size, _ = geometry(like)
     panel_row = (columns + lanes - 1) // lanes * lanes * size
     if transposed:
         whole = terms // lanes * lanes
@@ -245,7 +258,7 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
     """z = op(a) op(b), or with `adding` + the matrix at `more`, where shape is (rows and columns of z, terms of a sum);
     `panel` is the address of scratch as `room` says."""
     rows, columns, inner = shape
-    most_rows, most_columns, lanes, size = geometry(like)
+    most_rows, most_columns, lanes, size, masks = geometry(like)
     a_step = size
     if transpose_a:
         a_row, a_step = size, a_row
@@ -257,7 +270,7 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
         for column in range(0, columns, most_columns):
             width = min(most_columns, columns - column)
             vectors = (width + lanes - 1) // lanes
-            whole = vectors * lanes == width
+            whole = masks > 0 or vectors * lanes == width
             if transpose_b:
                 b_now, b_step = b + column * b_row + first * size, b_row
             else:
@@ -271,9 +284,9 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
                 a_now, z_now = a + done * a_row + first * a_step, z + done * z_row + column * size
                 with_a, with_b, added = (a_now, a_row, a_step), (b_now, b_step), more + done * more_row + column * size
                 if whole:
-                    multiply(like, form, vectors, *with_a, *with_b, z_now, z_row, terms, added, more_row, adding)
+                    multiply(like, form, width, *with_a, *with_b, z_now, z_row, terms, added, more_row, adding)
                 else:
-                    multiply(like, form, vectors, *with_a, *with_b, edge, b_step, terms, edge, b_step, False)
+                    multiply(like, form, width, *with_a, *with_b, edge, b_step, terms, edge, b_step, False)
                     for i in range(form):
                         for j in range(0, width, lanes):
                             source, target = edge + i * b_step + j * size, z_now + i * z_row + j * size

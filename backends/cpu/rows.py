@@ -66,7 +66,7 @@ class _Lanes:
         with cgutils.for_range_slice(builder, self.count.type(0), self.count, self.count.type(LANES)) as (start, _):
             offset = builder.mul(start, self.count.type(emit.size))
             mask = emit.mask(builder.sub(self.count, start))
-            found = made(emit.load_masked(builder.add(self.address, offset), mask), mask, offset)
+            found = made(emit.load(builder.add(self.address, offset), mask), mask, offset)
             builder.store(join(builder.load(total), builder.select(mask, found, ends)), total)
         lanes, half = builder.load(total), LANES // 2
         while half:
@@ -106,7 +106,7 @@ def stretch_exp(typing_context, c, z, m, y):
 
         def made(numbers, mask, offset):
             found = exp(Number(builder, form, builder.fsub(numbers, greatest))).value
-            emit.store_masked(found, builder.add(target, offset), mask)
+            emit.store(found, builder.add(target, offset), mask)
             return found
 
         return lanes.joined(made, builder.fadd, 0.0)
@@ -137,10 +137,10 @@ def add_rows(typing_context, c, a, y):
             with cgutils.for_range(builder, rows) as loop:
                 line = builder.add(builder.add(start, offset), builder.mul(loop.index, stride))
                 for number, (mask, total) in enumerate(zip(masks, sums, strict=True)):
-                    numbers = emit.load_masked(emit.vectors_on(line, number), mask)
+                    numbers = emit.load(emit.vectors_on(line, number), mask)
                     builder.store(builder.fadd(builder.load(total), numbers), total)
             for number, (mask, total) in enumerate(zip(masks, sums, strict=True)):
-                emit.store_masked(builder.load(total), emit.vectors_on(builder.add(end, offset), number), mask)
+                emit.store(builder.load(total), emit.vectors_on(builder.add(end, offset), number), mask)
         return context.get_dummy_value()
 
     return types.void(c, a, y), generate

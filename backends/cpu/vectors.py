@@ -19,15 +19,31 @@ class Emitter:
         self.zero = ir.Constant(self.vector, [ir.Constant(self.scalar, 0.0)] * self.lanes)
         self.undefined = ir.Constant(self.vector, ir.Undefined)
 
-    def load(self, address: Any, kind: Any = None) -> Any:
-        """A vector, or another kind; it need not be aligned."""
-        loaded = self.builder.load(self.builder.inttoptr(address, ir.PointerType(kind or self.vector)))
-        loaded.align = self.size
-        return loaded
+    def load(self, address: Any, mask: Any = None) -> Any:
+        """A vector, which need not be aligned. Where a mask has none of it, zeros, and nothing is read."""
+        place = self.builder.inttoptr(address, ir.PointerType(self.vector))
+        if mask is not None:
+            return self._masked("load", [place, int32(self.size), mask, self.zero], self.vector)
+        return self._unaligned(self.builder.load(place))
 
-    def store(self, value: Any, address: Any) -> None:
-        stored = self.builder.store(value, self.builder.inttoptr(address, ir.PointerType(value.type)))
-        stored.align = self.size
+    def load_number(self, address: Any) -> Any:
+        return self._unaligned(self.builder.load(self.builder.inttoptr(address, ir.PointerType(self.scalar))))
+
+    def store(self, value: Any, address: Any, mask: Any = None) -> None:
+        place = self.builder.inttoptr(address, ir.PointerType(self.vector))
+        if mask is not None:
+            self._masked("store", [value, place, int32(self.size), mask], ir.VoidType())
+        else:
+            self._unaligned(self.builder.store(value, place))
+
+    def _unaligned(self, access: Any) -> Any:
+        access.align = self.size
+        return access
+
+    def _masked(self, what: str, arguments: list[Any], result: Any) -> Any:
+        kind = ir.FunctionType(result, [argument.type for argument in arguments])
+        name = f"llvm.masked.{what}.v{self.lanes}f{self.bitwidth}.p0"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
 
     def mask(self, count: Any) -> Any:
         """Of the first so many lanes, or of all."""
@@ -37,20 +53,6 @@ class Emitter:
         spread = self.builder.insert_element(ir.Constant(counts, ir.Undefined), count, int32(0))
         spread = self.shuffle(spread, spread, [0] * self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(counts, list(range(self.lanes))), spread)
-
-    def load_masked(self, address: Any, mask: Any) -> Any:
-        """Zeros where the mask has none; nothing is read there."""
-        place = self.builder.inttoptr(address, ir.PointerType(self.vector))
-        return self._masked("load", [place, int32(self.size), mask, self.zero], self.vector)
-
-    def store_masked(self, value: Any, address: Any, mask: Any) -> None:
-        place = self.builder.inttoptr(address, ir.PointerType(self.vector))
-        self._masked("store", [value, place, int32(self.size), mask], ir.VoidType())
-
-    def _masked(self, what: str, arguments: list[Any], result: Any) -> Any:
-        kind = ir.FunctionType(result, [argument.type for argument in arguments])
-        name = f"llvm.masked.{what}.v{self.lanes}f{self.bitwidth}.p0"
-        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, kind, name), arguments)
 
     def vectors_on(self, address: Any, count: int) -> Any:
         return self.builder.add(address, int64(count * self.lanes * self.size))

@@ -45,8 +45,8 @@ MUTATIONS = {
     ),
     "cross_entropy": (
         "losses.py",
-        "(const(m, 1) if j == k else const(m, 0))",
-        "(const(m, 1.01) if j == k else const(m, 0))",
+        "gradient[i, k[i]] -= w[i]",
+        "gradient[i, k[i]] -= w[i] * const(w[i], 1.01)",
         CROSS_ENTROPY,
         ("test_loss", "test_optimizer"),
     ),

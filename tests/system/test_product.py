@@ -21,7 +21,7 @@ COUNTING = r"(lea|add|sub|dec|inc|cmp|test|mov)[ql]|j\w+"
 X86 = rf"({MOVES}|{COUNTING}|v?(mul|add)p[sd]|vfmadd\d+p[sd])"
 ARM = r"(ld[rp]|ld1r?|fmla|dup|add|subs?|cmp|mov|b(\.\w+)?|cbn?z)"
 TARGETS = {
-    "AVX-512": ("x86_64-linux-gnu", "skylake-avx512", "", RegisterTile(8, 3, 512), X86),
+    "AVX-512": ("x86_64-linux-gnu", "skylake-avx512", "", RegisterTile(8, 3, 512, masks=True), X86),
     "AVX2": ("x86_64-linux-gnu", "haswell", "", RegisterTile(6, 2, 256), X86),
     "128 bits": ("x86_64-linux-gnu", "x86-64", "", RegisterTile(4, 2, 128), X86),
     "NEON": ("aarch64-linux-gnu", "cortex-a72", "+neon", RegisterTile(6, 3, 128), ARM),
@@ -35,10 +35,10 @@ def assembly(target, bitwidth):
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     module = ir.Module()
-    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 10 + [ir.IntType(1)])
+    kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64)] * 11 + [ir.IntType(1)])
     function = ir.Function(module, kind, "multiply")
     builder = ir.IRBuilder(function.append_basic_block())
-    _multiply(Emitter(builder, bitwidth, tile.lanes(bitwidth)), tile.rows, tile.vectors, list(function.args))
+    _multiply(Emitter(builder, bitwidth, tile.lanes(bitwidth)), tile, tile.rows, tile.vectors, list(function.args))
     builder.ret_void()
     machine = llvm.Target.from_triple(triple).create_target_machine(cpu=name, features=features, opt=3)
     parsed = llvm.parse_assembly(str(module))
