@@ -40,11 +40,12 @@ def sgd_step(w, g, s0, s1, s2, h):
 
 
 def momentum_step(w, g, velocity, s1, s2, h):
-    """v = momentum v + g; w -= rate (take_g g + take_v v): (0, 1) is plain, (1, momentum) Nesterov's."""
-    rate, decay, momentum, take_g, take_v = h[0], h[1], h[2], h[3], h[4]
+    """v = momentum v + g; w -= of_g g + of_v v: of the rate plain momentum gives v all, Nesterov's g all and v so much
+    as the momentum."""
+    decay, momentum, of_g, of_v = h[1], h[2], h[3], h[4]
     g = g + decay * w
     velocity = momentum * velocity + g
-    return w - rate * (take_g * g + take_v * velocity), velocity, s1, s2
+    return w - (of_g * g + of_v * velocity), velocity, s1, s2
 
 
 def adam_step(w, g, mean, square, s2, h):
@@ -149,8 +150,8 @@ class SGD(Hyperparameters):
         return MOMENTUM_UPDATE if self.momentum else SGD_UPDATE
 
     def scalars(self, t: Any) -> tuple[Any, ...]:
-        take_g, take_v = (1.0, self.momentum) if self.nesterov else (0.0, 1.0)
-        return (self.lr, self.weight_decay, self.momentum, take_g, take_v)
+        of_g, of_v = (self.lr, self.lr * self.momentum) if self.nesterov else (0.0, self.lr)
+        return (self.lr, self.weight_decay, self.momentum, of_g, of_v)
 
 
 @dataclass(frozen=True)

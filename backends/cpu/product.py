@@ -134,6 +134,7 @@ def _multiply(emit: Emitter, tile: RegisterTile, rows: int, vectors: int, argume
     def store(total: Any, row: int, vector: int) -> None:
         emit.store(total, emit.vectors_on(emit.rows_on(z, z_row, row), vector), masks[vector])
 
+    a_row, z_row, more_row = (emit.unmoved(stride) for stride in (a_row, z_row, more_row))
     rows_of_a = [builder.mul(a_row, int64(row)) for row in range(rows)]
     before, turn, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("after")
     builder.cbranch(builder.icmp_signed(">", inner, int64(0)), turn, after)

@@ -54,6 +54,11 @@ class Emitter:
         spread = self.shuffle(spread, spread, [0] * self.lanes)
         return self.builder.icmp_signed("<", ir.Constant(counts, list(range(self.lanes))), spread)
 
+    def unmoved(self, number: Any) -> Any:
+        """The same number, of which LLVM does not know that it is: what is made of it stays where it is made."""
+        kind = ir.FunctionType(number.type, [number.type])
+        return self.builder.asm(kind, "", "=r,0", [number], side_effect=True)
+
     def vectors_on(self, address: Any, count: int) -> Any:
         return self.builder.add(address, int64(count * self.lanes * self.size))
 
