@@ -45,7 +45,7 @@ class State:
     @property
     def slots(self) -> tuple[Array, ...]:
         """In the parameter's shape: views, so what is written to them is the state's."""
-        return tuple(row.reshape(self.shape) for row in self.rows)
+        return tuple(vector.reshape(self.shape) for vector in self.vectors[: self.rule.slots])
 
     @slots.setter
     def slots(self, slots: tuple[Array, ...]) -> None:
@@ -60,7 +60,9 @@ class State:
                 raise arrays.misshapen("slots", slot, self.shape, "that of the parameter")
             if not slot.flags.c_contiguous or not getattr(slot.flags, "carray", True):
                 raise ValueError("slots: expected contiguous, aligned and writable arrays")
-        self.rows = tuple(slot.reshape(1, -1) for slot in slots)  # as the kernel takes them
+        # As the kernel takes them: in the place of one that the rule does not keep, and never touches, stands another.
+        vectors = tuple(slot.ravel() for slot in slots)
+        self.vectors = vectors + vectors[:1] * (SLOTS - len(vectors))
 
     def __repr__(self) -> str:
         return f"<state of {self.rule.name} for {self.dtype} {self.shape} after {self.steps} steps>"
@@ -612,10 +614,10 @@ class Backend:
         scalars = state.scalars(optimizer)
         if w.size:
             dtype, workers = w.dtype, self.workers_for(ELEMENTWISE * w.size)
-            g_row, w_row = g.reshape(1, -1), w.reshape(1, -1)
-            s0, s1, s2 = state.rows + (w_row,) * (SLOTS - len(state.rows))
+            vector = w.ravel()
+            s0, s1, s2 = state.vectors or (vector, vector, vector)
             number, multiple = kind("updates", rule), line_of(dtype)
-            self.launch("step", dtype, workers, g_row, w_row, s0, s1, s2, number, scalars, multiple)
+            self.launch("step", dtype, workers, g.ravel(), vector, s0, s1, s2, number, scalars, multiple)
         state.steps += 1
         self.memory.hand_back(parameter)
 

@@ -85,7 +85,7 @@ def signature(name: str, scalar: Any, types: Any, readonly: bool = True) -> tupl
             *(flag, number, parameters),
         ),
         "step": (
-            *(reads(2), writes(2), writes(2), writes(2), writes(2)),
+            *(reads(1), writes(1), writes(1), writes(1), writes(1)),
             *(number, types.UniTuple(scalar, SCALARS), number),
         ),
         "run": (*work, number, number, number, flag),

@@ -138,9 +138,9 @@ def loss(c, a, truth, labels, da, losses, total, weights, factor, by_mass, kind,
 
 
 def step(c, g, w, s0, s1, s2, kind, h, multiple):
-    """One optimizer step of w by g, all (1, n). Rows of lanes take a worker's share as rows as long as a tile, and then
+    """One optimizer step of w by g, all (n,). Rows of lanes take a worker's share as rows as long as a tile, and then
     what remains; a single one takes it whole (in rows of 512 momentum was a fifth slower, 1e6 elements)."""
-    first, last = share(w.shape[1], multiple, worker(c), workers(c))
+    first, last = share(w.shape[0], multiple, worker(c), workers(c))
     length = tile_columns(c) if lane_rows(c) > 1 else max(1, last - first)
     rows = (last - first) // length
     rest = first + rows * length
@@ -153,10 +153,10 @@ def step_rows(c, g, w, s0, s1, s2, kind, h, at, rows, length):
     update_tile(
         kind,
         c,
-        matrix(row(g, 0), at, rows, length),
-        matrix(row(w, 0), at, rows, length),
-        matrix(row(s0, 0), at, rows, length),
-        matrix(row(s1, 0), at, rows, length),
-        matrix(row(s2, 0), at, rows, length),
+        matrix(g, at, rows, length),
+        matrix(w, at, rows, length),
+        matrix(s0, at, rows, length),
+        matrix(s1, at, rows, length),
+        matrix(s2, at, rows, length),
         h,
     )

@@ -15,7 +15,7 @@ from fusedmlp.backends.backend import ELEMENTWISE, IDENTITY, Backend, State, lin
 from fusedmlp.kernels import activations, losses, optimizers
 from fusedmlp.kernels.activations import Activation
 from fusedmlp.kernels.losses import Loss, reduction_factor
-from fusedmlp.kernels.optimizers import SLOTS, Hyperparameters
+from fusedmlp.kernels.optimizers import Hyperparameters
 from fusedmlp.kernels.rules import kind
 
 # What no machine shares out: a core does this much in less time than a hand-over to another thread takes (some 10 us).
@@ -103,7 +103,8 @@ class Quick(Backend):
     ) -> Any:
         dtype = alike(x, weight) if bias is None else alike(x, weight, bias)
         if dtype is not None and precision is None and type(activation) is str and x.ndim == weight.ndim == 2:
-            (rows, inputs), (outputs, taken), shape = x.shape, weight.shape, (len(x), len(weight))
+            (rows, inputs), (outputs, taken) = x.shape, weight.shape
+            shape = rows, outputs
             if (
                 taken == inputs
                 and (bias is None or bias.shape == (outputs,))
@@ -141,7 +142,8 @@ class Quick(Backend):
     ) -> tuple[Array | None, Array, Array]:
         dtype = alike(dy, x, weight, saved)
         if dtype is not None and precision is None and type(activation) is str and x.ndim == weight.ndim == 2:
-            (rows, inputs), (outputs, taken), shape = x.shape, weight.shape, (len(x), len(weight))
+            (rows, inputs), (outputs, taken) = x.shape, weight.shape
+            shape = rows, outputs
             if (
                 taken == inputs
                 and dy.shape == shape
@@ -217,9 +219,9 @@ class Quick(Backend):
             ):
                 key = "step", rule.name, dtype
                 enter, number, line = self._known.calls.get(key) or self._learnt(*key)
-                w = parameter.reshape(1, -1)
-                s0, s1, s2 = state.rows + (w,) * (SLOTS - len(state.rows))
-                enter(gradient.reshape(1, -1), w, s0, s1, s2, number, state.scalars(optimizer), line)
+                w = parameter.ravel()
+                s0, s1, s2 = state.vectors or (w, w, w)
+                enter(gradient.ravel(), w, s0, s1, s2, number, state.scalars(optimizer), line)
                 state.steps += 1
                 return
         super().update_inplace(optimizer, parameter, gradient, state)

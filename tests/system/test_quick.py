@@ -287,10 +287,10 @@ def test_steps_must_be_counted():
 def test_slots_must_fit(slots, error):
     state = fm.SGD(momentum=0.9).init(np.zeros((2, 3), np.float32))
     before = state.slots
-    kept = state.rows
+    kept = state.vectors
     with pytest.raises(error, match=r"^slots: expected"):
         state.slots = slots(before[0])
-    assert state.rows is kept and np.shares_memory(state.slots[0], before[0])
+    assert state.vectors is kept and np.shares_memory(state.slots[0], before[0])
 
 
 def test_what_is_asked_for_beside_the_arrays(cpu, ways):
