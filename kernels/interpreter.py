@@ -65,6 +65,7 @@ from fusedmlp.kernels.vocabulary import (
     barrier,
     block,
     const,
+    fetch_ahead,
     finite,
     home,
     inner_loop,
@@ -443,9 +444,13 @@ def through_activation(c, i, buffer, data, now):
 
 @thin
 def loss(c, i, buffer, data, now):
-    _, truth, weights, labels, batch_labels, _, scalars, _, _ = data
+    x, truth, weights, labels, batch_labels, _, scalars, _, _ = data
     k, start, rows, _, _, guarded = now
     first, last = rows_of(c, now)
+    if i[W_LENGTH] == 0:  # in order: the memory has nothing to do now, and the next step's rows are known
+        following = start + rows
+        ahead = min(last, x.shape[0] - following) - first
+        fetch_ahead(c, block(x, following + first, 0, max(0, ahead), x.shape[1]))
     a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
     da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     losses = matrix(buffer, i[S_AT], rows, 1)

@@ -237,6 +237,12 @@ def row(a, i):
 
 
 @word
+def fetch_ahead(c, a):
+    """The rows of block `a` will be read soon: where the backend works faster for it, they are asked for now. Nothing
+    is read or written."""
+
+
+@word
 def gapless(c, a):
     """Whether the rows of block `a` follow on one another in memory, and the backend works faster on them as one."""
 

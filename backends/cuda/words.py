@@ -120,6 +120,9 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
             m = m if m >= a[j] else a[j]
         return m
 
+    def fetch_ahead(c, a):
+        pass
+
     def gapless(c, a):
         return False
 
@@ -205,6 +208,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         "lane_column": lane_column,
         "lane_columns": lane_columns,
         "sync_lanes": sync_lanes,
+        "fetch_ahead": fetch_ahead,
         "gapless": gapless,
         "stretch_sum": stretch_sum,
         "stretch_exp": stretch_exp,

@@ -97,6 +97,7 @@ WORDS: dict[str, Any] = {
     "move_out": lambda c, *part: None,
     "block": lambda a, row, column, rows, columns: a[row : row + rows, column : column + columns],
     "row": lambda a, i: a[i],
+    "fetch_ahead": lambda c, a: None,
     "gapless": lambda c, a: False,
     "in_place": lambda c, z, y: z,
     "tile_rows": lambda c: TILE_ROWS,
