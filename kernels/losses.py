@@ -153,7 +153,7 @@ def cross_entropy_indices(c, z, k, gradient, losses, weights, factor):
     EPYC)."""
     kept = scratch(c, z, 3, z.shape[0])
     below, s, w = row(kept, 0), row(kept, 1), row(kept, 2)
-    for i in range(z.shape[0]):
+    for i in range(z.shape[0]):  # all lanes know what they write here, and it is the same
         below[i] = row_greatest(c, row(z, i))
     sync_lanes(c)
     for i in range(z.shape[0]):

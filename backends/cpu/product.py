@@ -3,8 +3,9 @@
 Its loop over the inner dimension keeps rows x vectors of sums in registers. Each turn loads the vectors of a row of
 op(b), and multiplies them by a number of each row of op(a), spread over a vector; no sum is stored before the last
 turn. The numbers of op(a) are read one by one, so both its forms run at the same speed. op(b) must have the columns of
-a row side by side: where it has not, being transposed, or where they do not fill whole vectors or its rows collide in
-the caches, the panel that the loop is about to read is packed first.
+a row side by side: where it has not, being transposed, or where its rows collide in the caches, the panel that the loop
+is about to read is packed first. So it is where columns do not fill whole vectors, and the processor has no masks by
+which to read and write a part of one.
 
 A sum runs through the inner dimension in order, from 0, in blocks of INNER terms, which are then added up, the bias
 with the first: an order that depends on the sizes alone. (The form of such a kernel is that of Goto and van de Geijn,
@@ -134,6 +135,7 @@ def _multiply(emit: Emitter, tile: RegisterTile, rows: int, vectors: int, argume
     def store(total: Any, row: int, vector: int) -> None:
         emit.store(total, emit.vectors_on(emit.rows_on(z, z_row, row), vector), masks[vector])
 
+    # Else LLVM makes the addresses of all forms before the first tile, and keeps them on the stack.
     a_row, z_row, more_row = (emit.unmoved(stride) for stride in (a_row, z_row, more_row))
     rows_of_a = [builder.mul(a_row, int64(row)) for row in range(rows)]
     before, turn, after = builder.block, builder.append_basic_block("turn"), builder.append_basic_block("after")
