@@ -614,8 +614,8 @@ class Backend:
         scalars = state.scalars(optimizer)
         if w.size:
             dtype, workers = w.dtype, self.workers_for(ELEMENTWISE * w.size)
-            vector = w.ravel()
-            s0, s1, s2 = state.vectors or (vector, vector, vector)
+            vector = w.ravel()  # a view, as w is contiguous
+            s0, s1, s2 = state.vectors or (vector,) * SLOTS
             number, multiple = kind("updates", rule), line_of(dtype)
             self.launch("step", dtype, workers, g.ravel(), vector, s0, s1, s2, number, scalars, multiple)
         state.steps += 1

@@ -16,7 +16,6 @@ from fusedmlp.kernels.vocabulary import (
     row,
     thin,
     tile_columns,
-    tile_rows,
     vector,
 )
 
@@ -48,11 +47,14 @@ def loss_each_span(c, a, t, da, losses, w, p):
         da[j] = w * gradient(a[j], t[j], p)
 
 
+BLOCK = 4096  # elements, which stay in a first-level cache from one pass over them to the next
+
+
 @thin
 def loss_rows(c, a, truth, labels, da, losses, weights, factor, p, first_row, last_row):
-    """As many rows at a time as fill a tile, and no more than a row of it has columns."""
+    """A block of rows at a time, no more than have room in scratch for a few numbers each (kernels/losses.py)."""
     columns = a.shape[1]
-    most = min(tile_columns(c), max(1, tile_rows(c) * tile_columns(c) // columns))
+    most = min(tile_columns(c), max(1, BLOCK // columns))
     for first in range(first_row, last_row, most):
         n = min(most, last_row - first)
         z, d, of_rows = block(a, first, 0, n, columns), block(da, first, 0, n, columns), block(losses, first, 0, n, 1)

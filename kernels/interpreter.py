@@ -447,26 +447,35 @@ def loss(c, i, buffer, data, now):
     x, truth, weights, labels, batch_labels, _, scalars, _, _ = data
     k, start, rows, _, _, guarded = now
     first, last = rows_of(c, now)
-    if i[W_LENGTH] == 0:  # in order: the memory has nothing to do now, and the next step's rows are known
-        following = start + rows
-        ahead = min(last, x.shape[0] - following) - first
-        fetch_ahead(c, block(x, following + first, 0, max(0, ahead), x.shape[1]))
+    in_order = i[W_LENGTH] == 0
+    if in_order:
+        fetch_following(c, x, first, last, now)
     a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
     da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     losses = matrix(buffer, i[S_AT], rows, 1)
     expected = rows_now(i[B_AT], i[B_LENGTH], i[OUTPUTS], truth, buffer, now) if truth.shape[0] > 0 else da
     weighted, labelled = rows if weights.shape[0] > 0 else 0, rows if labels.shape[0] > 0 else 0
-    if i[W_LENGTH] > 0:
-        weights, labels = vector(buffer, i[W_AT], weighted), vector(batch_labels, 0, labelled)
-    else:
+    if in_order:
         weights = vector(weights, start if weighted > 0 else 0, weighted)
         labels = vector(labels, start if labelled > 0 else 0, labelled)
+    else:
+        weights, labels = vector(buffer, i[W_AT], weighted), vector(batch_labels, 0, labelled)
     factor = scalars[k, scalars.shape[1] - 1]
     loss_tile(i[KIND], c, a, expected, labels, da, losses, weights, factor, parameters(i, buffer), first, last)
     sync_lanes(c)
     for j in range(first + lane(c), last, lanes(c)):
         if guarded and not finite(losses[j, 0]):
             request_stop(c, NON_FINITE, k)
+
+
+@thin
+def fetch_following(c, x, first, last, now):
+    """Of the next step's rows, as far as there are any, this worker's share: while a loss is computed the memory has
+    nothing else to do."""
+    _, start, rows, _, _, _ = now
+    following = start + rows
+    count = min(last, x.shape[0] - following) - first
+    fetch_ahead(c, block(x, following + first, 0, max(0, count), x.shape[1]))
 
 
 @thin

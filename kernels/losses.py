@@ -3,8 +3,9 @@
 A rule of scope "element" is two scalar functions of prediction a and truth t: `value(a, t, p)` and
 `gradient(a, t, p)`, which gives dL/da. A rule of scope "row" is a body over some rows of logits for each form in
 which the truth may come: `probabilities(c, z, t, gradient, losses, weights, factor)` and
-`indices(c, z, k, gradient, losses, weights, factor)`; both write each row's loss and gradient, times factor and weight.
-They have a tile of scratch.
+`indices(c, z, k, gradient, losses, weights, factor)`; both write each row's loss, to losses (n, 1), and its gradient,
+apart from z and t, times factor and weight, where weights is (n,) or empty. The rows are at most as many as a tile has
+columns: so there is room in a tile of scratch for a few numbers a row. All lanes meet before they return.
 
 What a batch's loss is (sum, mean, weighted mean) is one factor, `reduction_factor`, worked out by the host.
 """
@@ -126,14 +127,15 @@ def binary_cross_entropy_gradient(z, t, p):
 
 def cross_entropy_probabilities(c, z, t, gradient, losses, weights, factor):
     """H(t, a) = sum of -t log(a), a = softmax(z), for a probability row t; dH/dz = a sum(t) - t. As -log(a) is
-    log(s) + (m - z), H is two sums of terms that are not negative. The gradient's row holds the terms of each sum."""
+    log(s) + (m - z), H is two sums of terms that are not negative."""
     for i in range(z.shape[0]):
         w = row_factor(weights, factor, i)
-        losses[i, 0] = w * cross_entropy_row(c, row(z, i), row(t, i), row(gradient, i), w)
+        losses[i, 0] = w * cross_entropy_of_row(c, row(z, i), row(t, i), row(gradient, i), w)
         sync_lanes(c)
 
 
-def cross_entropy_row(c, z, t, gradient, w):
+def cross_entropy_of_row(c, z, t, gradient, w):
+    """H, and its gradient times w. The gradient's row holds the terms of each sum before."""
     m, mass = row_greatest(c, z), row_total(c, t)
     for j in range(lane(c), z.shape[0], lanes(c)):
         gradient[j] = t[j] * (m - z[j])
@@ -151,8 +153,8 @@ def cross_entropy_indices(c, z, k, gradient, losses, weights, factor):
     A row is a chain of steps that each wait for the one before. In several short passes over the rows a processor has
     many chains in hand at once, and takes the logarithms of all rows as vectors (32 rows of ten: 0.5 us for 1.0, AMD
     EPYC)."""
-    kept = scratch(c, z, 3, z.shape[0])
-    below, s, w = row(kept, 0), row(kept, 1), row(kept, 2)
+    of_rows = scratch(c, z, 3, z.shape[0])
+    below, s, w = row(of_rows, 0), row(of_rows, 1), row(of_rows, 2)  # below: m first, then m - z[k]
     for i in range(z.shape[0]):  # all lanes know what they write here, and it is the same
         below[i] = row_greatest(c, row(z, i))
     sync_lanes(c)
@@ -168,7 +170,7 @@ def cross_entropy_indices(c, z, k, gradient, losses, weights, factor):
     for i in range(z.shape[0]):
         scale_span(c, row(gradient, i), w[i] / s[i])
     sync_lanes(c)
-    cross_entropy_span(c, s, below, w)
+    logarithms_inplace(c, s, below, w)
     for i in range(lane(c), z.shape[0], lanes(c)):
         losses[i, 0] = s[i]
         if 0 <= k[i] < z.shape[1]:
@@ -183,7 +185,8 @@ def scale_span(c, y, factor):
 
 
 @inner_loop
-def cross_entropy_span(c, s, below, w):
+def logarithms_inplace(c, s, below, w):
+    """Each row's loss, w (log(s) + below), in the place of s."""
     for i in range(lane(c), s.shape[0], lanes(c)):
         s[i] = w[i] * (log(s[i]) + below[i])
 

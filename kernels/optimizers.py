@@ -40,8 +40,8 @@ def sgd_step(w, g, s0, s1, s2, h):
 
 
 def momentum_step(w, g, velocity, s1, s2, h):
-    """v = momentum v + g; w -= of_g g + of_v v: of the rate plain momentum gives v all, Nesterov's g all and v so much
-    as the momentum."""
+    """v = momentum v + g; w -= of_g g + of_v v. Plain: of_g = 0, of_v = rate; Nesterov's: of_g = rate, of_v = rate
+    times momentum."""
     decay, momentum, of_g, of_v = h[1], h[2], h[3], h[4]
     g = g + decay * w
     velocity = momentum * velocity + g

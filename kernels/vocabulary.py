@@ -238,8 +238,8 @@ def row(a, i):
 
 @word
 def fetch_ahead(c, a):
-    """The rows of block `a` will be read soon: where the backend works faster for it, they are asked for now. Nothing
-    is read or written."""
+    """The rows of block `a` will be read soon: a backend that works faster for it, with so many of them, asks for them
+    now. Nothing is read or written."""
 
 
 @word

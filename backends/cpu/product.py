@@ -75,9 +75,10 @@ def register_tile() -> RegisterTile:
 
 
 def room(dtype: np.dtype) -> int:
-    """How many elements of scratch a product takes: a packed panel, and a register tile at the right edge."""
+    """How many elements of scratch a product takes: a packed panel, and without masks a register tile at the right
+    edge."""
     tile = register_tile()
-    return (INNER + tile.rows) * tile.columns(8 * dtype.itemsize)
+    return (INNER + (0 if tile.masks else tile.rows)) * tile.columns(8 * dtype.itemsize)
 
 
 # The intrinsics take a number `like` those that they work on, and else sizes, and addresses and strides in bytes.

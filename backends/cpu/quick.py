@@ -15,7 +15,7 @@ from fusedmlp.backends.backend import ELEMENTWISE, IDENTITY, Backend, State, lin
 from fusedmlp.kernels import activations, losses, optimizers
 from fusedmlp.kernels.activations import Activation
 from fusedmlp.kernels.losses import Loss, reduction_factor
-from fusedmlp.kernels.optimizers import Hyperparameters
+from fusedmlp.kernels.optimizers import SLOTS, Hyperparameters
 from fusedmlp.kernels.rules import kind
 
 # What no machine shares out: a core does this much in less time than a hand-over to another thread takes (some 10 us).
@@ -220,7 +220,7 @@ class Quick(Backend):
                 key = "step", rule.name, dtype
                 enter, number, line = self._known.calls.get(key) or self._learnt(*key)
                 w = parameter.ravel()
-                s0, s1, s2 = state.vectors or (w, w, w)
+                s0, s1, s2 = state.vectors or (w,) * SLOTS
                 enter(gradient.ravel(), w, s0, s1, s2, number, state.scalars(optimizer), line)
                 state.steps += 1
                 return

@@ -1,6 +1,8 @@
 """`python products.py`: the product of the processor for which Numba compiles, on integers, where it must be exact."""
 
+import ctypes
 import itertools
+import mmap
 
 import numpy as np
 
@@ -43,6 +45,30 @@ def check(load, scratch, rng, shape, form, result, padding=0):
     assert np.array_equal(framed, expected), (shape, form, result, padding, str(dtype))
 
 
+def before_a_wall(array):
+    """A copy whose last byte lies before a page that may not be touched."""
+    page = mmap.PAGESIZE
+    room = mmap.mmap(-1, (array.nbytes // page + 2) * page)
+    wall = len(room) - page
+    start = ctypes.addressof(ctypes.c_char.from_buffer(room))
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start + wall), ctypes.c_size_t(page), 0) == 0
+    copy = np.frombuffer(room, array.dtype, array.size, wall - array.nbytes).reshape(array.shape)
+    copy[:] = array
+    return copy
+
+
+def check_ends(load, scratch, rng, shape, form, result):
+    """Nothing is read or written behind the last number of an operand, of the bias or of z."""
+    rows, columns, inner = shape
+    sizes = (inner, rows) if form[0] else (rows, inner), (columns, inner) if form[1] else (inner, columns)
+    a, b, bias, z = (
+        before_a_wall(rng.integers(-4, 5, size).astype(scratch.dtype)) for size in (*sizes, (columns,), (rows, columns))
+    )
+    exact = (a.T if form[0] else a) @ (b.T if form[1] else b) + (0, z, bias)[result]
+    multiply(load, scratch, a, form[0], b, form[1], z, result, bias)
+    assert np.array_equal(z, exact), (shape, form, result, str(scratch.dtype))
+
+
 def main():
     tile = product.register_tile()
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
@@ -61,6 +87,9 @@ def main():
         page = product.COLLIDING // dtype.itemsize  # numbers from row to row of an operand whose rows collide
         for rows, result in itertools.product((product.WORTH_PACKING - 1, product.WORTH_PACKING), range(3)):
             check(load, scratch, rng, (rows, page, product.INNER + 1), (False, False), result)
+            check(load, scratch, rng, (rows, page - 3, product.INNER + 1), (False, False), result, 3)
+        for columns, form, result in itertools.product(range(1, wide + 2), FORMS, range(3)):
+            check_ends(load, scratch, rng, (tile.rows + 1, columns, 3), form, result)
     print(f"exact in vectors of {tile.bits} bits")
 
 
