@@ -13,6 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from fusedmlp.backends.backend import LINE
 from fusedmlp.backends.views import matrix_of, size_of, sizes_of, source_of, views
 
 ARM = platform.machine().lower() in ("aarch64", "arm64")
@@ -51,7 +52,6 @@ def scratch(typing_context, c, like, rows, columns):
     return types.Array(like.dtype, 2, "C")(c, like, rows, columns), generate
 
 
-LINE = 64  # bytes of a cache's line
 MOST_FETCHED = 1 << 14  # bytes of a block that is asked for ahead
 
 

@@ -274,12 +274,12 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
         for column in range(0, columns, most_columns):
             width = min(most_columns, columns - column)
             vectors = (width + lanes - 1) // lanes
-            whole = masks > 0 or vectors * lanes == width
+            direct = masks > 0 or vectors * lanes == width  # no vector reaches beyond the columns
             if transpose_b:
                 b_now, b_step = b + column * b_row + first * size, b_row
             else:
                 b_now, b_step = b + first * b_row + column * size, b_row
-            if transpose_b or not whole or (rows >= WORTH_PACKING and b_row % COLLIDING == 0):
+            if transpose_b or not direct or (rows >= WORTH_PACKING and b_row % COLLIDING == 0):
                 pack(like, b_now, b_row, transpose_b, terms, width, panel)
                 b_now, b_step = panel, vectors * lanes * size
             done = 0
@@ -287,7 +287,7 @@ def product(like, shape, a, a_row, transpose_a, b, b_row, transpose_b, z, z_row,
                 form = form_for(rows - done, most_rows)
                 a_now, z_now = a + done * a_row + first * a_step, z + done * z_row + column * size
                 with_a, with_b, added = (a_now, a_row, a_step), (b_now, b_step), more + done * more_row + column * size
-                if whole:
+                if direct:
                     multiply(like, form, width, *with_a, *with_b, z_now, z_row, terms, added, more_row, adding)
                 else:
                     multiply(like, form, width, *with_a, *with_b, edge, b_step, terms, edge, b_step, False)
