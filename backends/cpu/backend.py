@@ -331,7 +331,7 @@ def compile_cached(
 ) -> Callable[..., Any]:
     """`function` compiled for one signature, from Numba's cache on disk where it is there; and before it what it calls
     by its symbol."""
-    dispatcher = cached(lambda cache: njit(cache=cache, **compiling.OPTIONS)(function))
+    dispatcher = cached(lambda cache: njit(cache=cache, **compiling.ENTRY)(function))
     from fusedmlp.backends.cpu.announce import announced
 
     # Numba asks for SciPy's BLAS when it first compiles, or loads what it compiled: by itself that is imported in

@@ -1,6 +1,7 @@
 """How Numba is asked to compile: which functions become part of their callers, and when Python looks for garbage."""
 
 import gc
+import re
 from contextlib import suppress
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numba import njit
 from numba.core.inline_closurecall import InlineWorker
 
-from fusedmlp.backends.cpu.compiling import INLINED, OPTIONS, _Uncollected
+from fusedmlp.backends.cpu.compiling import CALLED, ENTRY, INLINED, OPTIONS, _Uncollected
 
 
 @njit(**INLINED)
@@ -50,6 +51,34 @@ def test_numba_has_the_pass_that_is_replaced():
     names = " ".join(both.get_metadata(both.signatures[0])["pipeline_times"]["nopython"])
     assert "inline_one_by_one" in names and "inline_inlinables" not in names
     assert hasattr(InlineWorker(*[None] * 6), "_compiler_pipeline")
+
+
+@njit(**CALLED)
+def smallest(values):
+    m = values[0]
+    for k in range(1, len(values)):
+        m = min(m, values[k])
+    return m
+
+
+@njit(**ENTRY)
+def smaller(left, right):
+    return min(smallest(left), smallest(right))
+
+
+def of_smallest(caller):
+    """What `smallest` is in the code of that caller: (its linkage and what it returns, how many parameters it has)."""
+    (code,) = caller.inspect_llvm().values()
+    (found,) = re.findall(r"^define (.*)@[^(]*smallest[^(]*\((.*)\)", code, re.MULTILINE)
+    return found[0], found[1].count(",") + 1
+
+
+def test_what_an_entry_calls_is_its_own():
+    """So it is handed only what it uses. By itself it takes all of an array's seven words."""
+    assert smaller(np.arange(3.0), np.arange(-2.0, 2.0)) == -2.0
+    (kept, few), (shared, many) = of_smallest(smaller), of_smallest(smallest)
+    assert "internal" in kept and "internal" not in shared
+    assert few <= many - 3
 
 
 @pytest.mark.parametrize("enabled", [True, False])
