@@ -66,7 +66,7 @@ def register_tile() -> RegisterTile:
     """That of the processor for which Numba compiles."""
     features = set((numba.config.CPU_FEATURES or llvm.get_host_cpu_features().flatten()).split(","))
     if "+avx512f" in features:
-        return RegisterTile(8, 3, 512, masks=True)  # of 32 registers
+        return RegisterTile(6, 4, 512, masks=True)  # of 32 registers
     if {"+avx2", "+fma"} <= features:
         return RegisterTile(6, 2, 256)  # of 16
     if "+neon" in features:
