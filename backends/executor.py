@@ -8,7 +8,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -41,12 +41,26 @@ def _power_of_two(number: int) -> int:
 @dataclass
 class _OptimizerState:
     """One optimizer's steps taken for this network, and its slots while another optimizer's lie in the buffer. It ends
-    with the optimizer, which it does not keep alive."""
+    with the optimizer, which it does not keep alive.
+
+    counted  the steps before the last call, and the list that has those of the call as soon as they are done
+    """
 
     optimizer: "weakref.ref[Hyperparameters]"
     rule: Update
-    steps: int = 0
+    counted: tuple[int, list[int]] = field(default_factory=lambda: (0, []))
     slots: np.ndarray | None = None
+
+    @property
+    def steps(self) -> int:
+        before, finished = self.counted
+        return before + sum(finished)
+
+    def of_next_call(self) -> list[int]:
+        """The list for the steps of a call that now begins: they are counted when it has them, whatever exception
+        (Ctrl-C) comes then."""
+        self.counted = self.steps, []
+        return self.counted[1]
 
 
 @dataclass(frozen=True)
@@ -210,9 +224,14 @@ class Executor:
         nothing = Data(np.zeros((1, self.network.sizes[0]), self.dtype))
         with closing(self.backend.feed(nothing, 1).begin(np.arange(1))) as feed:
             reached = self.backend.run(self._call(run, plan, feed, np.zeros(1), optimizer, state.steps))
-        state.steps += 1
+        state.of_next_call().append(1)
         if reached is not None:
             raise reached
+
+    def steps_taken(self, optimizer: Hyperparameters) -> int:
+        """By this optimizer object, for this network: all that the parameters have gone through, also where an
+        exception ended a call before anybody was told."""
+        return next((known.steps for known in self._states if known.optimizer() is optimizer), 0)
 
     def train(
         self,
@@ -245,14 +264,14 @@ class Executor:
                 known = self._seconds_per_step[key] if key in self._timed else BRIEF
                 brief = (last - first) * known < BRIEF
                 call = self._call(run, plan, feed, *rest, first=first, guarded=True, brief=brief)
-                finished: list[int] = []
+                finished = state.of_next_call()
                 try:
                     done, reached = self.backend.run_interruptible(call, partial(feed.ahead, last), finished)
+                    finished[:] = [done]
                 except BaseException as error:
                     if not finished:
                         raise
                     done, reached = finished[0], error
-                state.steps += done
                 if done:
                     yield self._memory.to_host(call.losses[:done]).copy()
                 if reached is not None:

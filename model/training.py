@@ -98,14 +98,24 @@ def _train_epoch(
 ) -> float:
     """One epoch over the data where the executor wants them, with the sample weights at hand, in the next of the
     orders; returns its loss."""
-    started, seconds_before, rows_before = time.perf_counter(), history.seconds, history.rows
-    rows, size = len(task.data.x), task.batch_size
+    started, rows, size = time.perf_counter(), len(task.data.x), task.batch_size
+    steps_before, rows_before, seconds_before = history.steps, history.rows, history.seconds
+    taken_before = executor.steps_taken(task.optimizer)
     order = next(orders)
     each, mean = step_rows(rows, size), task.reduction == "mean"
     shares = each / rows if mean else np.ones(len(each))
     mass = batch_mass(weights, order, size)
     factors = row_factors(task.loss, task.reduction, mass, executor.network.sizes[-1])
-    step, done, total = 0, 0, 0.0
+    step, total = 0, 0.0
+
+    def count() -> int:
+        """What was done goes into the history; the rows of this epoch that are done."""
+        taken = executor.steps_taken(task.optimizer) - taken_before
+        done = min(rows, taken * size)
+        history.steps, history.rows = steps_before + taken, rows_before + done
+        history.seconds = seconds_before + time.perf_counter() - started
+        return done
+
     try:
         for losses in executor.train(
             placed,
@@ -118,11 +128,11 @@ def _train_epoch(
         ):
             first, step = step, step + len(losses)
             total += float(losses @ shares[first:step])
-            done = min(rows, step * size)
-            history.steps += len(losses)
-            history.rows = rows_before + done
-            history.seconds = seconds_before + time.perf_counter() - started
+            done = count()
             progress.step(done, total * rows / done if mean else total)
     except NonFinite:
         raise NonFiniteLoss(epoch, step, task.optimizer.lr, history) from None
+    except BaseException:  # between the end of some steps and their being counted, for all that is known
+        count()
+        raise
     return total

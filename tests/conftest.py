@@ -79,7 +79,11 @@ def typed(monkeypatch):
         from fusedmlp.backends.cpu.backend import KEPT
 
         cpu = fm.get_backend("cpu")
-        packed, found = cpu.arguments, cpu.entry
+        packed, alone = cpu.arguments, cpu.by_itself
+
+        def look(body, dtype, given):
+            names = [name for name in entries.parameters(body) if name not in KEPT.get(body, ())]
+            handed_over.check(body, dtype, dict(zip(names, given[-len(names) :], strict=True)))
 
         def arguments(call):
             given = dict(zip(entries.parameters("run"), call.arguments(), strict=True))
@@ -87,18 +91,31 @@ def typed(monkeypatch):
             handed_over.check("run", call.dtype, there)
             return packed(call)
 
-        def entry(body, dtype):
-            compiled = found(body, dtype)
-            names = [name for name in entries.parameters(body) if name not in KEPT.get(body, ())]
+        def by_itself(body, dtype):
+            kept = cpu._own.entries
+            if (body, dtype) not in kept:
+                compiled = alone(body, dtype)
 
-            def looking(*given):
-                handed_over.check(body, dtype, dict(zip(names, given[-len(names) :], strict=True)))
-                return compiled(*given)
+                def looking(*given):
+                    look(body, dtype, given)
+                    return compiled(*given)
+
+                kept[body, dtype] = looking
+            return kept[body, dtype]
+
+        def by_a_gang(launch):
+            # Before the launch, not around the entry: it would be in an interrupt's way, which may come when the entry
+            # has run and nobody has its result.
+            def looking(body, dtype, workers, arguments, results=None):
+                look(body, dtype, arguments)
+                return launch(body, dtype, workers, arguments, results)
 
             return looking
 
         monkeypatch.setattr(cpu, "arguments", arguments)
-        monkeypatch.setattr(cpu, "entry", entry)
+        monkeypatch.setattr(cpu, "by_itself", by_itself)
+        for launch in ("_taking_part", "_by_others"):
+            monkeypatch.setattr(cpu, launch, by_a_gang(getattr(cpu, launch)))
         for keeps_entries in ("_own", "_known"):
             monkeypatch.setattr(cpu, keeps_entries, type(getattr(cpu, keeps_entries))())
 

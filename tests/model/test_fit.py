@@ -285,6 +285,40 @@ def test_ctrl_c_between_epochs(make, x, y):
     assert same(model, other)
 
 
+def test_ctrl_c_when_steps_are_done_and_not_yet_told(make, x, y, monkeypatch):
+    """They count, for the history and for the optimizer."""
+    model, other, optimizer, memory = make(), make(), fm.Adam(0.01), make().backend.memory
+    to_host, pressed = memory.to_host, []
+
+    def press(array):
+        """As the losses are fetched, of the first steps after two epochs."""
+        if len(pressed) == 1:
+            pressed.append("Ctrl-C")
+            raise KeyboardInterrupt
+        return to_host(array)
+
+    def watch(model, history):
+        if history.epochs == 2:
+            pressed.append("soon")
+
+    monkeypatch.setattr(memory, "to_host", press)
+    history = model.fit(x, y, epochs=5, optimizer=optimizer, shuffle=False, callbacks=[watch], **OPTIONS)
+    assert len(pressed) == 2 and history.interrupted and history.epochs == 2
+    each = -(-ROWS // BATCH)
+    steps = history.steps - 2 * each
+    assert 0 < steps <= each
+    assert history.rows == 2 * ROWS + min(ROWS, steps * BATCH)
+
+    again = fm.Adam(0.01)
+    other.fit(x, y, epochs=2, optimizer=again, shuffle=False, **OPTIONS)
+    rows = steps * BATCH
+    other.fit(x[:rows], y[:rows], epochs=1, optimizer=again, shuffle=False, **OPTIONS)
+    assert same(model, other)
+    for one, its in ((model, optimizer), (other, again)):
+        one.fit(x, y, epochs=1, optimizer=its, shuffle=False, **OPTIONS)
+    assert same(model, other)
+
+
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to one thread here")
 def test_ctrl_c_within_an_epoch(make, rng, backend):
     """Within a second, with the weights of the last finished step."""
