@@ -233,12 +233,13 @@ SUM_ROWS = 3  # what column_sums needs: the sums, the sums of a stretch of rows,
 def column_sums(c, a, sums):
     """Row 0 of sums (SUM_ROWS, n) = the sums of the columns of a (m, n)."""
     total, part, error = row(sums, 0), row(sums, 1), row(sums, 2)
-    clear_span(c, total)
-    clear_span(c, error)
     rows = STRETCH * lane_rows(c)
+    if a.shape[0] > rows:
+        clear_span(c, error)
     for start in range(0, a.shape[0], rows):
-        add_rows(c, block(a, start, 0, min(rows, a.shape[0] - start), a.shape[1]), part)
-        compensated_span(c, part, total, error)
+        add_rows(c, block(a, start, 0, min(rows, a.shape[0] - start), a.shape[1]), total if start == 0 else part)
+        if start > 0:
+            compensated_span(c, part, total, error)
     sync_lanes(c)
 
 

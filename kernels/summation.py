@@ -38,7 +38,11 @@ def row_total(c, a):
     """The sum of a row, the lanes of the worker together."""
     total, error = const(a[0], 0), const(a[0], 0)
     for start in range(0, a.shape[0], stretch_length(c)):
-        total, error = compensated(total, error, stretch_sum(c, stretch(c, a, start)))
+        part = stretch_sum(c, stretch(c, a, start))
+        if start == 0:
+            total = part
+        else:
+            total, error = compensated(total, error, part)
     return row_sum(c, total, a.shape[0])
 
 
@@ -49,7 +53,10 @@ def row_exponentials(c, z, m, y):
     total, error = const(m, 0), const(m, 0)
     for start in range(0, z.shape[0], stretch_length(c)):
         part = stretch_exp(c, stretch(c, z, start), m, stretch(c, y, start))
-        total, error = compensated(total, error, part)
+        if start == 0:
+            total = part
+        else:
+            total, error = compensated(total, error, part)
     return row_sum(c, total, z.shape[0])
 
 

@@ -8,7 +8,7 @@ from fusedmlp.backends.cpu.pipelines import Closed, OneByOne
 
 # Of every compiled function. error_model: with Python's, an x / 0.0 in one worker would leave the others waiting for
 # ever, and an Adam loop of a sketch ran six times slower. No fastmath: it drops the checks for NaN.
-OPTIONS = {"nogil": True, "error_model": "numpy", "pipeline_class": OneByOne}
+OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy", "pipeline_class": OneByOne}
 
 # Of an entry, which Python calls and no compiled function.
 ENTRY = OPTIONS | {"pipeline_class": Closed}

@@ -33,6 +33,8 @@ def wait(turns):
 @njit(**CALLED)
 def barrier(c):
     _, parties, sync, _ = c
+    if parties == 1:
+        return True
     generation = atomic_load(sync, GENERATION)
     if atomic_add(sync, ARRIVED, 1) + 1 == parties:
         atomic_store(sync, ARRIVED, 0)
@@ -52,7 +54,9 @@ def request_stop(c, reason, step):
 
 @njit(**CALLED)
 def stopped(c):
-    return atomic_load(c[2], PUBLISHED)
+    """The reason, as of the last barrier; one worker has none, nor anybody with whom to agree."""
+    _, parties, sync, _ = c
+    return atomic_load(sync, PUBLISHED if parties > 1 else REQUEST)
 
 
 @njit(**CALLED)

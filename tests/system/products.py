@@ -19,8 +19,9 @@ def multiply(load, scratch, a, transpose_a, b, transpose_b, z, form, bias):
     inner = a.shape[0] if transpose_a else a.shape[1]
     of_a, of_b, of_z = [(array.ctypes.data, array.strides[0]) for array in (a, b, z)]
     more = (bias.ctypes.data, 0) if form == BIAS else of_z
-    flags, panel = (int(transpose_a), int(transpose_b), int(form != PLAIN)), scratch.ctypes.data
-    load.ctypes(rows, columns, inner, *of_a, flags[0], *of_b, flags[1], *of_z, *more, flags[2], panel)
+    matrices = *of_a, transpose_a, *of_b, transpose_b, *of_z, scratch.ctypes.data, *more, form != PLAIN
+    given = np.array([rows, columns, inner, *matrices], np.int64)
+    load.ctypes(given.ctypes.data)
 
 
 def check(load, scratch, rng, shape, form, result, padding=0):

@@ -253,12 +253,11 @@ def handler_within_a_training():
         before = signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.005)
         try:
-            parameters = trained(workers)
+            while len(found) <= 3:  # on a machine with much to do a training may be over sooner
+                runs.assert_same(trained(workers), expected[workers - 1])
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
-        runs.assert_same(parameters, expected[workers - 1])
-        assert len(found) > 3
         for one in found:
             runs.assert_same(one, right)
 

@@ -21,7 +21,7 @@ COUNTING = r"(lea|add|sub|dec|inc|cmp|test|mov)[ql]|j\w+"
 X86 = rf"({MOVES}|{COUNTING}|v?(mul|add)p[sd]|vfmadd\d+p[sd])"
 ARM = r"(ld[rp]|ld1r?|fmla|dup|add|subs?|cmp|mov|b(\.\w+)?|cbn?z)"
 TARGETS = {
-    "AVX-512": ("x86_64-linux-gnu", "skylake-avx512", "", RegisterTile(8, 3, 512, masks=True), X86),
+    "AVX-512": ("x86_64-linux-gnu", "skylake-avx512", "", RegisterTile(6, 4, 512, masks=True), X86),
     "AVX2": ("x86_64-linux-gnu", "haswell", "", RegisterTile(6, 2, 256), X86),
     "128 bits": ("x86_64-linux-gnu", "x86-64", "", RegisterTile(4, 2, 128), X86),
     "NEON": ("aarch64-linux-gnu", "cortex-a72", "+neon", RegisterTile(6, 3, 128), ARM),
