@@ -134,10 +134,12 @@ class Executor:
         return self._memory.copied(self._view(block, name))
 
     def _view(self, block: Block, name: str) -> Array:
-        """A parameter in the buffer, in the form that callers know; there a weight lies as its transpose."""
+        """A parameter in the buffer, in the form that callers know; there most weights lie as their transpose."""
         whole = self._buffer[block.at : block.at + block.extent].reshape(block.rows, block.length)
         live = whole[:, : block.columns]
-        return live[0] if name.endswith("bias") else live.T
+        if name.endswith("bias"):
+            return live[0]
+        return live if block.by_output else live.T
 
     # Runs.
 

@@ -2,7 +2,7 @@
 
 Shapes: x (B, I), weight (O, I) or, `by_input`, its transpose (I, O), bias (O,), z y (B, O); gradients dx dweight dbias
 dz dy have the shapes of what they belong to. An empty bias is none. `saved` is y itself or z, as the activation's rule
-says. A program keeps weights by input: so the second operands of x weightᵀ and of xᵀ dz, which are most of a step, have
+says. A program keeps most weights by input: so the second operands of x weightᵀ and of xᵀ dz, most of a step, have
 their columns side by side, as the product of a tile wants them.
 
 z = x weightᵀ + bias, y = f(z); dz = dy f'(z), dx = dz weight, dweight = dzᵀ x, dbias = the column sums of dz
@@ -188,7 +188,7 @@ def input_gradient(c, dz, weight, by_input, saved, dx, kind, p, tiles):
 @thin
 def weight_update(c, dz, x, weight, s0, s1, s2, kind, h, tiles):
     """weight (I, O) takes one optimizer step by xᵀ dz, on these tiles of weight: the gradient of a tile lives only
-    until its step is done."""
+    until its step is done. Of weight (O, I), which lies by output, dz and x change places."""
     batch, none = x.shape[0], vector(row(x, 0), 0, 0)
     for k in range(count_tiles(c, tiles)):
         i, m, o, n = tile(c, tiles, k)

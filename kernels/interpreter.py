@@ -24,6 +24,7 @@ from fusedmlp.kernels.program import (
     B_LENGTH,
     BACKWARD,
     BARRIER,
+    BY_OUTPUT,
     FORWARD,
     FULL,
     GATHER,
@@ -75,6 +76,7 @@ from fusedmlp.kernels.vocabulary import (
     lane_row,
     lane_rows,
     lanes,
+    lies_by_output,
     matrix,
     move_in,
     move_out,
@@ -347,11 +349,28 @@ def copy_span(c, a, y):
 
 
 @thin
+def form_of_weight(c, i):
+    """(whether it lies by input, its rows, its columns)."""
+    if lies_by_output(c, i[BY_OUTPUT]):
+        return False, i[OUTPUTS], i[INPUTS]
+    return True, i[INPUTS], i[OUTPUTS]
+
+
+@thin
+def part_of_weight(weight, of_rows, first, count):
+    """So many of its rows, or of its columns."""
+    if of_rows:
+        return block(weight, first, 0, count, weight.shape[1])
+    return block(weight, 0, first, weight.shape[0], count)
+
+
+@thin
 def forward(c, i, buffer, data, now):
     (given, _, _, _, _, _, _, _, result), (_, _, rows, _, _, _) = data, now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     x = rows_now(i[X_AT], i[X_LENGTH], inputs, given, buffer, now)
-    weight = block(home(c, buffer, i[W_AT], inputs, i[W_LENGTH]), 0, 0, inputs, outputs)
+    by_input, high, wide = form_of_weight(c, i)
+    weight = block(home(c, buffer, i[W_AT], high, i[W_LENGTH]), 0, 0, high, wide)
     bias = vector(buffer, i[B_AT], outputs if i[B_LENGTH] > 0 else 0)
     p = parameters(i, buffer)
     first_row, last_row, first_column, last_column, first, every = 0, rows, 0, outputs, 0, 1
@@ -365,13 +384,13 @@ def forward(c, i, buffer, data, now):
     else:
         first_input, last_input = columns_of(c, i, inputs)
         part = last_input - first_input
-        x, weight = block(x, 0, first_input, rows, part), block(weight, first_input, 0, part, outputs)
+        x, weight = block(x, 0, first_input, rows, part), part_of_weight(weight, by_input, first_input, part)
         at += worker(c) * i[STRIDE]
         saved_at = at
     y = rows_now(at, i[Y_LENGTH], outputs, result, buffer, now)
     saved = rows_now(saved_at, i[S_LENGTH], outputs, result, buffer, now)
     tiles = first_row, last_row, first_column, last_column, first, every
-    dense_forward(c, x, weight, True, bias, y, saved, i[KEEP] > 0, i[KIND], p, tiles)
+    dense_forward(c, x, weight, by_input, bias, y, saved, i[KEEP] > 0, i[KIND], p, tiles)
 
 
 @thin
@@ -379,7 +398,8 @@ def backward(c, i, buffer, data, now):
     _, _, rows, _, _, _ = now
     inputs, outputs = i[INPUTS], i[OUTPUTS]
     dz = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, outputs)
-    weight = block(home(c, buffer, i[W_AT], inputs, i[W_LENGTH]), 0, 0, inputs, outputs)
+    by_input, high, wide = form_of_weight(c, i)
+    weight = block(home(c, buffer, i[W_AT], high, i[W_LENGTH]), 0, 0, high, wide)
     p = parameters(i, buffer)
     first_row, last_row, first_column, last_column, first, every = 0, rows, 0, inputs, 0, 1
     at, saved_at = i[Y_AT], i[S_AT]
@@ -392,13 +412,13 @@ def backward(c, i, buffer, data, now):
     else:
         first_output, last_output = columns_of(c, i, outputs)
         part = last_output - first_output
-        dz, weight = block(dz, 0, first_output, rows, part), block(weight, 0, first_output, inputs, part)
+        dz, weight = block(dz, 0, first_output, rows, part), part_of_weight(weight, not by_input, first_output, part)
         at += worker(c) * i[STRIDE]
         saved_at = at
     dx = block(matrix(buffer, at, rows, i[Y_LENGTH]), 0, 0, rows, inputs)
     saved = block(matrix(buffer, saved_at, rows, i[S_LENGTH]), 0, 0, rows, inputs)
     tiles = first_row, last_row, first_column, last_column, first, every
-    input_gradient(c, dz, weight, True, saved, dx, i[KIND], p, tiles)
+    input_gradient(c, dz, weight, by_input, saved, dx, i[KIND], p, tiles)
 
 
 @thin
@@ -494,16 +514,18 @@ def update(c, i, buffer, data, now):
     h = step_scalars(row(scalars, k))
     x = rows_now(i[X_AT], i[X_LENGTH], inputs, data[0], buffer, now)
     dz = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, outputs)
-    weight, s0, s1, s2 = with_slots(c, i, buffer, i[W_AT], inputs, i[W_LENGTH])
-    first_row, last_row, first_column, last_column, first, every = 0, inputs, 0, outputs, 0, 1
-    if i[PARTITION] == OUT:
-        first_column, last_column = columns_of(c, i, outputs)
-    elif i[PARTITION] == IN:
-        first_row, last_row = columns_of(c, i, inputs)
+    by_input, high, wide = form_of_weight(c, i)
+    weight, s0, s1, s2 = with_slots(c, i, buffer, i[W_AT], high, i[W_LENGTH])
+    first_row, last_row, first_column, last_column, first, every = 0, high, 0, wide, 0, 1
+    if i[PARTITION] == (OUT if by_input else IN):
+        first_column, last_column = columns_of(c, i, wide)
+    elif i[PARTITION] == (IN if by_input else OUT):
+        first_row, last_row = columns_of(c, i, high)
     else:
         first, every = worker(c), workers(c)
     tiles = first_row, last_row, first_column, last_column, first, every
-    weight_update(c, dz, x, weight, s0, s1, s2, i[KIND], h, tiles)
+    of_columns, of_rows = (dz, x) if by_input else (x, dz)
+    weight_update(c, of_columns, of_rows, weight, s0, s1, s2, i[KIND], h, tiles)
     if i[B_LENGTH] > 0:
         bias, s0, s1, s2 = with_slots(c, i, buffer, i[B_AT], 1, i[B_LENGTH])
         first_column, last_column = columns_of(c, i, outputs)
@@ -526,10 +548,10 @@ def with_slots(c, i, buffer, at, rows, length):
 def step_alone(c, i, buffer, data, now):
     (_, _, _, _, _, _, scalars, _, _), (k, _, _, _, _, _) = data, now
     h = step_scalars(row(scalars, k))
-    inputs, outputs = i[INPUTS], i[OUTPUTS]
-    step_block(c, i, buffer, i[W_AT], i[X_AT], inputs, i[W_LENGTH], outputs, h)
+    _, high, wide = form_of_weight(c, i)
+    step_block(c, i, buffer, i[W_AT], i[X_AT], high, i[W_LENGTH], wide, h)
     if i[B_LENGTH] > 0:
-        step_block(c, i, buffer, i[B_AT], i[Y_AT], 1, i[B_LENGTH], outputs, h)
+        step_block(c, i, buffer, i[B_AT], i[Y_AT], 1, i[B_LENGTH], i[OUTPUTS], h)
 
 
 def step_block(c, i, buffer, at, gradient_at, rows, length, columns, h):

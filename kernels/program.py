@@ -25,7 +25,7 @@ OP = 0  # the instruction
 BARRIER = 1  # MEET: the workers meet before it; MEET_OR_LEAVE: and leave if a stop was published
 PARTITION = 2  # how it is shared out among the workers
 KIND = 3  # the number of its rule
-INPUTS = 4  # live columns of X, and rows of W
+INPUTS = 4  # live columns of X, and rows of W if it lies by input
 OUTPUTS = 5  # live columns of Y, and of W
 X_AT, X_LENGTH = 6, 7
 W_AT, W_LENGTH = 8, 9
@@ -42,7 +42,8 @@ HOME = 22  # 1: while steps run, each worker alone touches its part of W and of 
 LIBRARY = 23  # 1: a bare product, which an executor may leave to a library that knows no short batch: it takes all rows
 # that a batch may have
 FULL = 24  # so many columns of the rows of Y that a short batch lacks are written as zeros, for such products
-COLUMNS = 25
+BY_OUTPUT = 25  # 1: W has a row for each output, and not for each input
+COLUMNS = 26
 
 MEET, MEET_OR_LEAVE = 1, 2
 
@@ -98,14 +99,15 @@ class Network:
 class Geometry:
     """What a backend says of its memory, in elements: the `alignment` to which blocks are padded, and rows but for
     those of a few weights (`row_length`), which are `gapless` or in whole parts of a line; the `multiple` in which
-    columns are shared out; and of what distance rows are no multiple apart, as they would be `colliding` in the sets of
-    a cache. And how many `workers` there are."""
+    columns are shared out; of what distance rows are no multiple apart, as they would be `colliding` in the sets of a
+    cache; and whether weights of few outputs lie `by_output`. And how many `workers` there are."""
 
     alignment: int
     workers: int
     multiple: int = 0
     colliding: int = 0
     gapless: bool = True
+    by_output: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "multiple", self.multiple or self.alignment)
@@ -118,6 +120,12 @@ class Geometry:
         padded = self.padded(columns)
         return padded + self.alignment if self.colliding and padded % self.colliding == 0 else padded
 
+    def lies_by_output(self, layer: int, inputs: int, outputs: int) -> bool:
+        """Whether a layer's weights have a row for each output. Of few outputs a row for each input would fill no
+        vector, neither where it is multiplied nor in its gradient. Either way one of two products over them packs
+        them, forward or backward; but of a first layer only forward is made, which by input packs nothing."""
+        return self.by_output and layer > 0 and outputs < self.alignment <= inputs
+
     def row_length(self, extent: int) -> int:
         """Of weights: the distance for what fills a line of cache. Narrower rows follow on one another, so that an
         optimizer's step takes all as one, and whole lines are shared out all the same, being as many rows as a line has
@@ -129,13 +137,15 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Block:
-    """A matrix in the buffer: element `at` on, `rows` rows of `length` elements, of which `columns` are live."""
+    """A matrix in the buffer: element `at` on, `rows` rows of `length` elements, of which `columns` are live. Of
+    weights, whether they lie `by_output`."""
 
     name: str
     at: int
     rows: int
     columns: int
     length: int
+    by_output: bool = False
 
     @property
     def extent(self) -> int:
@@ -151,9 +161,9 @@ class Layout:
     blocks: dict[str, Block] = field(default_factory=dict)
     length: int = 0
 
-    def add(self, name: str, rows: int, columns: int, length: int = 0) -> Block:
+    def add(self, name: str, rows: int, columns: int, length: int = 0, by_output: bool = False) -> Block:
         """In rows of `length`, or of whole lines of cache."""
-        made = Block(name, self.length, rows, columns, length or self.geometry.distance(columns))
+        made = Block(name, self.length, rows, columns, length or self.geometry.distance(columns), by_output)
         self.blocks[name] = made
         self.length += self.geometry.padded(made.extent)
         return made
@@ -189,7 +199,8 @@ class Program:
 
     table       int64 (instructions, COLUMNS)
     layout      the blocks by name
-    parameters  the blocks of Network.parameters, by their names; a weight's is its transpose, inputs x outputs
+    parameters  the blocks of Network.parameters, by their names; a weight's is its transpose, inputs x outputs, unless
+                it lies by output
     gradients   the same for the gradients; empty where each lives only until its step is done
     constants   offset in the buffer -> the number that must stand there before a run: the rules' parameters
     carried     elements at the front of the buffer that outlive a run: parameters, then slots of state
@@ -310,7 +321,6 @@ class _Composer:
         self.in_order = in_order
         # One worker has everything already.
         self.partitions = tuple(p if geometry.workers > 1 or p == TILES else OUT for p in partitions)
-        self.shapes = dict(network.parameters())
         self.layout = Layout(geometry)
         self.write = _Writer(geometry)
         self.stride = 0  # from an element of a parameter to its first slot of state
@@ -319,13 +329,13 @@ class _Composer:
         self.saved: dict[int, tuple[Activation, Block]] = {}  # by layer, from 1: its activation, and what that saves
 
     def compose(self, loss: Loss | None, update: Update | None, slots: int) -> Program:
-        parameters = {name: self.add_parameter(name, shape) for name, shape in self.shapes.items()}
+        parameters = self.add_parameters()
         self.stride = self.layout.length
         self.layout.length += self.stride * slots
         carried = self.layout.length
         gradients: dict[str, Block] = {}
         if (loss is None) != (update is None):
-            gradients = {name: self.add_parameter(f"d {name}", shape) for name, shape in self.shapes.items()}
+            gradients = self.add_parameters("d ")
         if loss is not None:
             self.forward(loss)
             self.backward(loss, update or STORE, "" if update else "d ")
@@ -339,10 +349,23 @@ class _Composer:
             self.result()
         return Program(self.write.table(), self.layout, parameters, gradients, self.constants, carried, self.batch)
 
-    def add_parameter(self, name: str, shape: tuple[int, ...]) -> Block:
-        """A weight has a row for each input: of a few outputs, as of one, whole lines would be mostly empty."""
-        rows, columns = reversed(shape) if len(shape) == 2 else (1, *shape)
-        return self.layout.add(name, rows, columns, self.geometry.row_length(columns))
+    def add_parameters(self, prefix: str = "") -> dict[str, Block]:
+        """Room for each of Network.parameters, by its name, or for what is called by a prefix to that."""
+        made = {}
+        for layer in range(self.network.layers):
+            made[f"{2 * layer}.weight"] = self.add_weight(layer, prefix)
+            if self.network.bias:
+                outputs = self.network.sizes[layer + 1]
+                length = self.geometry.row_length(outputs)
+                made[f"{2 * layer}.bias"] = self.layout.add(f"{prefix}{2 * layer}.bias", 1, outputs, length)
+        return made
+
+    def add_weight(self, layer: int, prefix: str) -> Block:
+        inputs, outputs = self.network.sizes[layer : layer + 2]
+        by_output = self.geometry.lies_by_output(layer, inputs, outputs)
+        rows, columns = (outputs, inputs) if by_output else (inputs, outputs)
+        length = self.geometry.row_length(columns)
+        return self.layout.add(f"{prefix}{2 * layer}.weight", rows, columns, length, by_output)
 
     def add_constants(self, parameters: tuple[tuple[str, float], ...]) -> int:
         made = self.layout.add(f"constants {len(self.constants)}", 1, PARAMETERS)
@@ -356,6 +379,8 @@ class _Composer:
         fields: Fields = {}
         for letter, given in blocks.items():
             fields |= {places[letter]: given.at, places[letter] + 1: given.length}
+            if letter == "W":
+                fields[BY_OUTPUT] = int(given.by_output)
         return fields
 
     def extents(self, layer: int) -> Fields:
@@ -619,7 +644,7 @@ class _Composer:
                 )
             return
         mine = _shared_by(partition, {OUT: "columns", IN: "inputs"})
-        stays = int(self.partitions[layer] in (OUT, IN) and not prefix)
+        stays = int(self.partitions[layer] in (OUT, IN) and not prefix and not given["W"].by_output)
         self.write(
             UPDATE,
             self.state(update)
@@ -635,8 +660,7 @@ class _Composer:
     def update_library(self, layer: int, update: Update, prefix: str) -> None:
         """The weight's gradient as a bare product, and the step that reads it, unless the gradient itself is wanted."""
         x, dz = self.layout[f"a {layer}"], self.layout[f"d {layer + 1}"]
-        name = f"{2 * layer}.weight"
-        gradient = self.layout[prefix + name] if prefix else self.add_parameter(f"d {name}", self.shapes[name])
+        gradient = self.weights(layer, prefix)["W"] if prefix else self.add_weight(layer, "d ")
         self.write(
             UPDATE,
             self.product(layer) | self.state(STORE) | self.blocks(X=x, Y=dz, W=gradient),
@@ -645,7 +669,7 @@ class _Composer:
             Access(gradient.name, "all", True),
         )
         if not prefix:
-            self.step(layer, update, {"W": self.layout[name]}, {"X": gradient})
+            self.step(layer, update, {"W": self.weights(layer)["W"]}, {"X": gradient})
 
     def step(self, layer: int, update: Update, given: dict[str, Block], gradients: dict[str, Block]) -> None:
         shared, axis = _shared_out(self.partitions[layer])

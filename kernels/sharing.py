@@ -23,7 +23,7 @@ def extent_in(extent, unit):
 
 def divided(number, by):
     """(quotient, remainder). A division takes a processor as long as twenty other instructions, and most are by one:
-    without them, here and in `share`, a step of 64-64-10 takes 2 % less (AMD EPYC)."""
+    without them, here and in `share`, a step of 64-64-10 takes 1 % less (AMD EPYC)."""
     return (number, 0) if by == 1 else (number // by, number % by)
 
 

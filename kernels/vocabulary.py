@@ -216,6 +216,11 @@ def home(c, buffer, at, rows, columns):
 
 
 @word
+def lies_by_output(c, flag):
+    """Whether a layer's weights lie by output, as the flag in the table says: never, on a backend that has none."""
+
+
+@word
 def move_in(c, buffer, at, columns, first_row, last_row, first_column, last_column):
     """Takes a part of the matrix from element `at` of the buffer on home: where this worker has room for a copy, `home`
     gives that from here on. Nobody else reads or writes the part until it has moved out. All lanes call it."""

@@ -72,6 +72,14 @@ def sync_lanes(typing_context, c):
 
 
 @intrinsic
+def lies_by_output(typing_context, c, flag):
+    def generate(context, builder, signature, arguments):
+        return builder.icmp_signed(">", arguments[1], arguments[1].type(0))
+
+    return types.boolean(c, flag), generate
+
+
+@intrinsic
 def product_tile(typing_context, c, target):
     """The tile of the target itself: it is in cache."""
     return target(c, target), lambda context, builder, signature, arguments: arguments[1]
@@ -117,6 +125,7 @@ WORDS = {
     "row": row,
     "fetch_ahead": fetch_ahead,
     "gapless": gapless,
+    "lies_by_output": lies_by_output,
     "in_place": in_place,
     "tile_rows": constant(TILE_ROWS),
     "tile_columns": constant(TILE_COLUMNS),

@@ -126,6 +126,9 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
     def gapless(c, a):
         return False
 
+    def lies_by_output(c, flag):
+        return False
+
     def in_place(c, z, y):
         return z
 
@@ -210,6 +213,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         "sync_lanes": sync_lanes,
         "fetch_ahead": fetch_ahead,
         "gapless": gapless,
+        "lies_by_output": lies_by_output,
         "stretch_sum": stretch_sum,
         "stretch_exp": stretch_exp,
         "stretch_length": stretch_length,

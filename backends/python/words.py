@@ -99,6 +99,7 @@ WORDS: dict[str, Any] = {
     "row": lambda a, i: a[i],
     "fetch_ahead": lambda c, a: None,
     "gapless": lambda c, a: False,
+    "lies_by_output": lambda c, flag: flag > 0,
     "in_place": lambda c, z, y: z,
     "tile_rows": lambda c: TILE_ROWS,
     "tile_columns": lambda c: TILE_COLUMNS,

@@ -369,6 +369,45 @@ def test_weights_of_few_outputs_follow_on_one_another(outputs):
         assert made.parameters["0.weight"].extent == 1000 * length
 
 
+def test_weights_of_few_outputs_lie_by_output():
+    """But for those of the first layer, and for a backend that has none; which way, every instruction knows that reads
+    or writes them, and no other."""
+    p, sizes = program, (20, 10, 16, 15, 3, 40, 3)  # layers 2 and 5 have at least a line of inputs, and less of outputs
+    options = {"batch": 4, "update": optimizers.SGD_UPDATE}
+    for by_output, loss in product((True, False), (losses.mse, None)):
+        made = p.program(runs.network(sizes), Geometry(16, 1, by_output=by_output), loss=loss, **options)
+        turned = {2, 5} if by_output else set()
+        for layer, (inputs, outputs) in enumerate(pairwise(sizes)):
+            block = made.parameters[f"{2 * layer}.weight"]
+            assert (block.rows, block.columns) == ((outputs, inputs) if layer in turned else (inputs, outputs))
+            assert block.by_output == (layer in turned)
+            of_layer = made.table[made.table[:, p.W_AT] == block.at]
+            of_layer = of_layer[np.isin(of_layer[:, OP], (p.FORWARD, p.BACKWARD, p.UPDATE, p.STEP))]
+            assert len(of_layer) == (1 if loss is None else 3 if layer else 2)
+            assert (of_layer[:, p.BY_OUTPUT] == (layer in turned)).all()
+        steps = 1 if loss is None else 3
+        assert made.table[:, p.BY_OUTPUT].sum() == steps * len(turned)
+
+
+@pytest.mark.parametrize("partition", PARTITIONS, ids="-".join)
+def test_by_output_as_by_input(partition):
+    """The same training, but for roundings, and the same parameters, as they were written."""
+    network, given, found = runs.network(), runs.data(rows=18), []
+    for by_output in (True, False):
+        backend = turns.TurnsBackend(turns.mixed(7))
+        backend.by_output = by_output
+        made = runs.executor(backend, network, partition, 3)
+        assert made._parameters["4.weight"].by_output == by_output
+        before = made.read()
+        found.append((before, *runs.trained(made, given), made.gradients(given, losses.mse, 1 / 18)[1]))
+    (before, of_steps, parameters, gradients), (its, other, others, theirs) = found
+    runs.assert_same(before, its)
+    np.testing.assert_allclose(of_steps, other, rtol=1e-5)
+    for name in others:
+        np.testing.assert_allclose(parameters[name], others[name], rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(gradients[name], theirs[name], rtol=1e-4, atol=1e-5)
+
+
 def test_rows_do_not_collide():
     """1024 numbers of float32 are 4 KiB: rows of as many, of weights, activations and partial sums, are a line further
     apart; on a backend that does not mind they are not."""
