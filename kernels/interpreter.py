@@ -483,9 +483,17 @@ def loss(c, i, buffer, data, now):
     factor = scalars[k, scalars.shape[1] - 1]
     loss_tile(i[KIND], c, a, expected, labels, da, losses, weights, factor, parameters(i, buffer), first, last)
     sync_lanes(c)
-    for j in range(first + lane(c), last, lanes(c)):
-        if guarded and not finite(losses[j, 0]):
-            request_stop(c, NON_FINITE, k)
+    if guarded and count_non_finite(c, vector(buffer, i[S_AT] + first, max(0, last - first))) > 0:
+        request_stop(c, NON_FINITE, k)
+
+
+@inner_loop
+def count_non_finite(c, a):
+    """Of what this lane has of a row. A sum has vectors, where a look at one element after the other has none."""
+    count = 0
+    for j in range(lane(c), a.shape[0], lanes(c)):
+        count += 0 if finite(a[j]) else 1
+    return count
 
 
 @thin

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from fusedmlp.kernels.activations import sigmoid_value
 from fusedmlp.kernels.records import Parametrized, find
-from fusedmlp.kernels.summation import row_exponentials, row_greatest, row_total
+from fusedmlp.kernels.summation import row_exponentials, row_greatest, row_total, rows_exponentials
 from fusedmlp.kernels.vocabulary import (
     const,
     exp,
@@ -27,6 +27,7 @@ from fusedmlp.kernels.vocabulary import (
     log,
     log1p,
     row,
+    rows_max,
     scratch,
     sync_lanes,
     thin,
@@ -155,12 +156,8 @@ def cross_entropy_indices(c, z, k, gradient, losses, weights, factor):
     EPYC)."""
     of_rows = scratch(c, z, 3, z.shape[0])
     below, s, w = row(of_rows, 0), row(of_rows, 1), row(of_rows, 2)  # below: m first, then m - z[k]
-    for i in range(z.shape[0]):  # all lanes know what they write here, and it is the same
-        below[i] = row_greatest(c, row(z, i))
-    sync_lanes(c)
-    for i in range(z.shape[0]):
-        s[i] = row_exponentials(c, row(z, i), below[i], row(gradient, i))
-    sync_lanes(c)
+    rows_max(c, z, below)
+    rows_exponentials(c, z, below, gradient, s)
     for i in range(lane(c), z.shape[0], lanes(c)):
         if 0 <= k[i] < z.shape[1]:
             below[i], w[i] = below[i] - z[i, k[i]], row_factor(weights, factor, i)

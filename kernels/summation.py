@@ -6,12 +6,15 @@ from fusedmlp.kernels.vocabulary import (
     const,
     finite,
     inner_loop,
+    row,
     row_max,
     row_sum,
+    rows_exp,
     stretch_exp,
     stretch_length,
     stretch_max,
     stretch_sum,
+    sync_lanes,
     thin,
     vector,
 )
@@ -58,6 +61,18 @@ def row_exponentials(c, z, m, y):
         else:
             total, error = compensated(total, error, part)
     return row_sum(c, total, z.shape[0])
+
+
+@thin
+def rows_exponentials(c, z, m, y, s):
+    """The same of each row of the blocks z and y, m[i] and s[i] being those of row i; short rows together. All lanes
+    meet before it returns."""
+    if z.shape[1] <= stretch_length(c):
+        rows_exp(c, z, m, y, s)
+    else:
+        for i in range(z.shape[0]):  # all lanes know what they write here, and it is the same
+            s[i] = row_exponentials(c, row(z, i), m[i], row(y, i))
+        sync_lanes(c)
 
 
 def row_greatest(c, a):

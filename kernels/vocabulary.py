@@ -196,6 +196,19 @@ def double_sum(c, part, count):
     """As `row_sum`, of float64s: for the loss's running sum, and for nothing else."""
 
 
+@word
+def rows_max(c, a, m):
+    """m[i] = the greatest element of row i of the block `a`; where NaN is among them, any number. m is contiguous, as
+    is s below. All lanes of this worker meet before it returns."""
+
+
+@word
+def rows_exp(c, z, m, y, s):
+    """y = exp(z - m), m[i] being taken from row i of the block z, and s[i] = the sum of row i of y; a row has at most
+    stretch_length(c) elements. y may be z. The order of summation depends on the length of the rows and on nothing
+    else. All lanes of this worker meet before it returns."""
+
+
 # Memory.
 
 

@@ -157,6 +157,29 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
 
         return combined
 
+    def total(a, b):
+        return a + b
+
+    def greatest(a, b):
+        return a if a >= b else b
+
+    row_sum, row_max = over_lanes(total, dtype), over_lanes(greatest, dtype)
+    sum_of_row, max_of_row = (device.compile(combined, False) for combined in (row_sum, row_max))
+    exp_of_lane, max_of_lane = (device.compile(made, thin) for made in (stretch_exp, stretch_max))
+    row = device.views["row"]
+
+    # All lanes know what they write for a row, and it is the same.
+
+    def rows_max(c, a, m):
+        for i in range(a.shape[0]):
+            m[i] = max_of_row(c, max_of_lane(c, row(a, i)), a.shape[1])
+        cuda.syncthreads()
+
+    def rows_exp(c, z, m, y_rows, s):
+        for i in range(z.shape[0]):
+            s[i] = sum_of_row(c, exp_of_lane(c, row(z, i), m[i], row(y_rows, i)), z.shape[1])
+        cuda.syncthreads()
+
     parts_of_columns = parts_of_lanes(dtype)
 
     def add_rows(c, a, target):
@@ -181,12 +204,6 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
             if y() == 0 and j < a.shape[1]:
                 target[j] = parts[k]
         cuda.syncthreads()
-
-    def total(a, b):
-        return a + b
-
-    def greatest(a, b):
-        return a if a >= b else b
 
     def tile_extent(c):
         return edge
@@ -218,8 +235,10 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         "stretch_exp": stretch_exp,
         "stretch_length": stretch_length,
         "stretch_max": stretch_max,
-        "row_sum": over_lanes(total, dtype),
-        "row_max": over_lanes(greatest, dtype),
+        "row_sum": row_sum,
+        "row_max": row_max,
+        "rows_max": rows_max,
+        "rows_exp": rows_exp,
         "double_sum": over_lanes(total, np.float64),
         "tile_rows": tile_extent,
         "tile_columns": tile_extent,

@@ -60,6 +60,11 @@ def stretch_exp(c, z, m, y):
     return y.sum()
 
 
+def rows_exp(c, z, m, y, s):
+    for i in range(len(z)):
+        s[i] = stretch_exp(c, z[i], m[i], y[i])
+
+
 WORDS: dict[str, Any] = {
     "const": const,
     "exp": np.exp,
@@ -87,6 +92,8 @@ WORDS: dict[str, Any] = {
     "stretch_length": lambda c: STRETCH,
     "stretch_exp": stretch_exp,
     "stretch_max": lambda c, a: a.max(),
+    "rows_exp": rows_exp,
+    "rows_max": lambda c, a, m: a.max(axis=1, out=m),
     "row_sum": lambda c, part, count: part,
     "row_max": lambda c, part, count: part,
     "double_sum": lambda c, part, count: part,

@@ -24,7 +24,7 @@ SOFTMAX = {
     "activate": ["softmax", "log_softmax"],
     "dense_forward": ["softmax", "log_softmax"],
     "softmax_kernels": ["softmax", "log_softmax"],
-    "loss": ["cross_entropy index", "cross_entropy onehot", "cross_entropy distribution"],
+    "loss": ["cross_entropy onehot", "cross_entropy distribution"],  # class indices: rows together, the next mutation
 }
 ADAM = {
     "optimizer": [
@@ -56,6 +56,13 @@ MUTATIONS = {
         "part = const(m, 1.01) * stretch_exp(",
         SOFTMAX,
         ("test_activate", "test_activation_backward", "test_softmax_kernels", "test_loss"),
+    ),
+    "softmax of rows": (
+        "summation.py",
+        "rows_exp(c, z, m, y, s)",
+        "rows_exp(c, z, m, y, m)",
+        CROSS_ENTROPY,
+        ("test_loss", "test_softmax_kernels"),
     ),
     "adam": (
         "optimizers.py",
