@@ -92,7 +92,7 @@ class Backend:
     call_seconds     about how long one call of a training or a prediction runs: what lies between calls waits for it
     multiple_bytes   of a row, in which columns are shared out, so that no two workers write one line of cache
     gapless          whether narrow rows of weights follow on one another
-    by_output        whether weights of few outputs have a row for each output
+    by_output        whether weights of few outputs have a row for each output; then the word lies_by_output must see it
     colliding_bytes  of which no distance of a program's rows is a multiple, for the sake of a cache's sets; 0: of any
     panel            bytes of scratch in which dense_backward keeps rows of dz
     predict_rows     rows of a prediction's step where nobody asks for a batch size: its activations stay in cache
@@ -106,7 +106,7 @@ class Backend:
     call_seconds = 0.2
     multiple_bytes = LINE
     gapless = True
-    by_output = True
+    by_output = False
     colliding_bytes = 0
     panel = 1 << 20
     predict_rows = 256

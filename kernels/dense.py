@@ -186,14 +186,14 @@ def input_gradient(c, dz, weight, by_input, saved, dx, kind, p, tiles):
 
 
 @thin
-def weight_update(c, dz, x, weight, s0, s1, s2, kind, h, tiles):
-    """weight (I, O) takes one optimizer step by xᵀ dz, on these tiles of weight: the gradient of a tile lives only
-    until its step is done. Of weight (O, I), which lies by output, dz and x change places."""
-    batch, none = x.shape[0], vector(row(x, 0), 0, 0)
+def weight_update(c, of_rows, of_columns, weight, s0, s1, s2, kind, h, tiles):
+    """weight takes one optimizer step by of_rowsᵀ of_columns, on these tiles of it: xᵀ dz of a weight (I, O), dzᵀ x of
+    one that lies by output, (O, I). The gradient of a tile lives only until its step is done."""
+    batch, none = of_rows.shape[0], vector(row(of_rows, 0), 0, 0)
     for k in range(count_tiles(c, tiles)):
         i, m, o, n = tile(c, tiles, k)
         g = scratch(c, weight, m, n)
-        matmul_tile(c, block(x, 0, i, batch, m), True, block(dz, 0, o, batch, n), False, g, False, none)
+        matmul_tile(c, block(of_rows, 0, i, batch, m), True, block(of_columns, 0, o, batch, n), False, g, False, none)
         update_tile(
             kind,
             c,

@@ -77,6 +77,7 @@ class _Own(threading.local):
 class CpuBackend(Quick):
     name = "cpu"
     colliding_bytes = product.COLLIDING
+    by_output = True
     panel = 1 << 20
     most_workers = MOST_THREADS
 

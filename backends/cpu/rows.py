@@ -59,7 +59,8 @@ class _Rows:
         self.neutral = ir.Constant(self.emit.vector, [ir.Constant(self.emit.scalar, neutral)] * LANES)
 
     def lanes(self, row: Any, count: Any, made: Made = lambda numbers, mask, offset: numbers) -> Any:
-        """made(numbers, mask, offset): of the numbers that lie `offset` bytes on, as far as the mask has them."""
+        """What a row of so many numbers from address `row` on gives, lane by lane: made(numbers, mask, offset) of the
+        numbers that lie `offset` bytes on, as far as the mask has them."""
         builder, emit = self.builder, self.emit
         total = cgutils.alloca_once_value(builder, self.neutral)
         with cgutils.for_range_slice(builder, int64(0), count, int64(LANES)) as (start, _):
@@ -70,6 +71,7 @@ class _Rows:
         return builder.load(total)
 
     def joined(self, lanes: Any) -> Any:
+        """One number of a row's lanes."""
         half = LANES // 2
         while half:
             lower, upper = (self.emit.shuffle(lanes, lanes, list(range(k, k + half))) for k in (0, half))
@@ -77,8 +79,9 @@ class _Rows:
         return self.builder.extract_element(lanes, int32(0))
 
     def joined_each(self, rows: Any, lanes_of: Callable[[Any], Any], target: Any) -> None:
-        """The same of LANES rows at a time, which share the vectors that become shorter: row by row they would be eight
-        instructions for each, and wait for one another."""
+        """One number of each row's lanes, to address `target` on, LANES rows at a time, which share the vectors that
+        become shorter: row by row they would be eight instructions for each, and wait for one another. Lanes of rows
+        that are missing have no meaning, and are not stored."""
         builder, emit = self.builder, self.emit
         room = cgutils.alloca_once(builder, ir.ArrayType(emit.vector, LANES))
         with cgutils.for_range_slice(builder, int64(0), rows, int64(LANES)) as (first, _):

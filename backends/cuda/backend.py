@@ -82,7 +82,6 @@ class CudaBackend(Backend):
     predict_rows = 8192
     precisions = ("tf32", "bf16")
     in_place = False  # a graph finds a batch where the last one lay
-    by_output = False  # nothing is packed, and a kernel that asks takes more registers
     gapless = False  # cuBLASLt has its fastest algorithms for rows that begin at multiples of 16 bytes
     shapes = SHAPES
     launches = ("steps", "instructions")

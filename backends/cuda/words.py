@@ -127,7 +127,7 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         return False
 
     def lies_by_output(c, flag):
-        return False
+        return False  # nothing is packed here
 
     def in_place(c, z, y):
         return z

@@ -17,6 +17,7 @@ class PythonBackend(Backend):
     name = "python"
     panel = 8 << 10
     most_workers = 1
+    by_output = True
 
     def __init__(self) -> None:
         super().__init__()

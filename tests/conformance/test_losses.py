@@ -28,6 +28,18 @@ def weights(rows, rng, dtype):
     return (rng.random(rows) * (rng.random(rows) > 0.2) + (np.arange(rows) == 0)).astype(dtype)
 
 
+@pytest.mark.parametrize("columns", [10, 37, 1100], ids=str)  # the last more than the CPU adds up without compensation
+def test_cross_entropy_of_a_row_by_itself(backend, dtype, columns, rng):
+    """Is what it is among others, to the bit: rows that are reduced together do not mix."""
+    logits, classes = (3 * rng.normal(size=(33, columns))).astype(dtype), rng.integers(0, columns, 33)
+    losses, gradient = check(backend, Case("cross_entropy"), logits, classes, reduction="none")
+    for i in (0, 15, 16, 32):
+        one = slice(i, i + 1)
+        alone = backend.cross_entropy(logits[one], classes[one], reduction="none")
+        for among, found in zip((losses, gradient), alone, strict=True):
+            assert np.asarray(found).tobytes() == np.asarray(among)[one].tobytes()
+
+
 @FORMS
 @REDUCED
 @WEIGHTED

@@ -399,13 +399,16 @@ def test_by_output_as_by_input(partition):
         made = runs.executor(backend, network, partition, 3)
         assert made._parameters["4.weight"].by_output == by_output
         before = made.read()
-        found.append((before, *runs.trained(made, given), made.gradients(given, losses.mse, 1 / 18)[1]))
-    (before, of_steps, parameters, gradients), (its, other, others, theirs) = found
+        of_steps, parameters = runs.trained(made, given)
+        gradients = made.gradients(given, losses.mse, 1 / 18)[1]
+        made.apply(gradients, optimizers.Adam(0.01))
+        found.append((before, of_steps, parameters, gradients, made.read()))
+    (before, of_steps, *after), (its, other, *right) = found
     runs.assert_same(before, its)
     np.testing.assert_allclose(of_steps, other, rtol=1e-5)
-    for name in others:
-        np.testing.assert_allclose(parameters[name], others[name], rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(gradients[name], theirs[name], rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(after, right, strict=True):
+        for name in theirs:
+            np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-5)
 
 
 def test_rows_do_not_collide():
