@@ -122,12 +122,12 @@ class Geometry:
         padded = self.padded(columns)
         return padded + self.alignment if self.colliding and padded % self.colliding == 0 else padded
 
-    def lies_by_output(self, layer: int, inputs: int, outputs: int) -> bool:
-        """Whether a layer's weights have a row for each output. Of few outputs a row for each input would
-        leave a part of its only line empty, where it is multiplied and in its gradient (3 % of 64-64-10, AMD EPYC with
-        AVX-512). Either way one of two products over them packs
-        them, forward or backward; but of a first layer only forward is made, which by input packs nothing."""
-        return self.by_output and layer > 0 and outputs < self.alignment <= inputs
+    def lies_by_output(self, first: bool, outputs: int, inputs: int) -> bool:
+        """Whether a layer's weights have a row for each output. Of few outputs a row for each input would leave a part
+        of its only line empty, where it is multiplied and in its gradient (3 % of a step of 64-64-10, AMD EPYC with
+        lines of 16 float32). Either way one of two products over them packs them, forward or backward; but of the
+        first layer only forward is made, which by input packs nothing."""
+        return self.by_output and not first and outputs < self.alignment <= inputs
 
     def row_length(self, extent: int) -> int:
         """Of weights: the distance for what fills a line of cache. Narrower rows follow on one another, so that an
@@ -324,6 +324,7 @@ class _Composer:
         self.in_order = in_order
         # One worker has everything already.
         self.partitions = tuple(p if geometry.workers > 1 or p == TILES else OUT for p in partitions)
+        self.shapes = dict(network.parameters())
         self.layout = Layout(geometry)
         self.write = _Writer(geometry)
         self.stride = 0  # from an element of a parameter to its first slot of state
@@ -332,13 +333,13 @@ class _Composer:
         self.saved: dict[int, tuple[Activation, Block]] = {}  # by layer, from 1: its activation, and what that saves
 
     def compose(self, loss: Loss | None, update: Update | None, slots: int) -> Program:
-        parameters = self.add_parameters()
+        parameters = {name: self.add_parameter(name) for name in self.shapes}
         self.stride = self.layout.length
         self.layout.length += self.stride * slots
         carried = self.layout.length
         gradients: dict[str, Block] = {}
         if (loss is None) != (update is None):
-            gradients = self.add_parameters("d ")
+            gradients = {name: self.add_parameter(name, "d ") for name in self.shapes}
         if loss is not None:
             self.forward(loss)
             self.backward(loss, update or STORE, "" if update else "d ")
@@ -352,23 +353,12 @@ class _Composer:
             self.result()
         return Program(self.write.table(), self.layout, parameters, gradients, self.constants, carried, self.batch)
 
-    def add_parameters(self, prefix: str = "") -> dict[str, Block]:
-        """Room for each of Network.parameters, by its name, or for what is called by a prefix to that."""
-        made = {}
-        for layer in range(self.network.layers):
-            made[f"{2 * layer}.weight"] = self.add_weight(layer, prefix)
-            if self.network.bias:
-                outputs = self.network.sizes[layer + 1]
-                length = self.geometry.row_length(outputs)
-                made[f"{2 * layer}.bias"] = self.layout.add(f"{prefix}{2 * layer}.bias", 1, outputs, length)
-        return made
-
-    def add_weight(self, layer: int, prefix: str) -> Block:
-        inputs, outputs = self.network.sizes[layer : layer + 2]
-        by_output = self.geometry.lies_by_output(layer, inputs, outputs)
-        rows, columns = (outputs, inputs) if by_output else (inputs, outputs)
-        length = self.geometry.row_length(columns)
-        return self.layout.add(f"{prefix}{2 * layer}.weight", rows, columns, length, by_output)
+    def add_parameter(self, name: str, prefix: str = "") -> Block:
+        """Room for one of Network.parameters, or for what is called by a prefix to its name."""
+        shape, first = self.shapes[name], name == next(iter(self.shapes))
+        by_output = len(shape) == 2 and self.geometry.lies_by_output(first, *shape)
+        rows, columns = (1, *shape) if len(shape) == 1 else shape if by_output else reversed(shape)
+        return self.layout.add(prefix + name, rows, columns, self.geometry.row_length(columns), by_output)
 
     def add_constants(self, parameters: tuple[tuple[str, float], ...]) -> int:
         made = self.layout.add(f"constants {len(self.constants)}", 1, PARAMETERS)
@@ -663,7 +653,7 @@ class _Composer:
     def update_library(self, layer: int, update: Update, prefix: str) -> None:
         """The weight's gradient as a bare product, and the step that reads it, unless the gradient itself is wanted."""
         x, dz = self.layout[f"a {layer}"], self.layout[f"d {layer + 1}"]
-        gradient = self.weights(layer, prefix)["W"] if prefix else self.add_weight(layer, "d ")
+        gradient = self.weights(layer, prefix)["W"] if prefix else self.add_parameter(f"{2 * layer}.weight", "d ")
         self.write(
             UPDATE,
             self.product(layer) | self.state(STORE) | self.blocks(X=x, Y=dz, W=gradient),
