@@ -66,7 +66,6 @@ from fusedmlp.kernels.vocabulary import (
     barrier,
     block,
     const,
-    fetch_ahead,
     finite,
     home,
     inner_loop,
@@ -464,12 +463,10 @@ def through_activation(c, i, buffer, data, now):
 
 @thin
 def loss(c, i, buffer, data, now):
-    x, truth, weights, labels, batch_labels, _, scalars, _, _ = data
+    _, truth, weights, labels, batch_labels, _, scalars, _, _ = data
     k, start, rows, _, _, guarded = now
     first, last = rows_of(c, now)
     in_order = i[W_LENGTH] == 0
-    if in_order:
-        fetch_following(c, x, first, last, now)
     a = block(matrix(buffer, i[X_AT], rows, i[X_LENGTH]), 0, 0, rows, i[OUTPUTS])
     da = block(matrix(buffer, i[Y_AT], rows, i[Y_LENGTH]), 0, 0, rows, i[OUTPUTS])
     losses = matrix(buffer, i[S_AT], rows, 1)
@@ -495,16 +492,6 @@ def count_non_finite(c, a):
     for j in range(lane(c), a.shape[0], lanes(c)):
         count += 0 if finite(a[j]) else 1
     return count
-
-
-@thin
-def fetch_following(c, x, first, last, now):
-    """Of the next step's rows, as far as there are any, this worker's share: while a loss is computed the memory has
-    nothing else to do."""
-    _, start, rows, _, _, _ = now
-    following = start + rows
-    count = min(last, x.shape[0] - following) - first
-    fetch_ahead(c, block(x, following + first, 0, max(0, count), x.shape[1]))
 
 
 @thin

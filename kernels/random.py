@@ -8,7 +8,7 @@ whoever makes which part of them, and in which order.
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 # What a number is for: the upper half of its stream. The lower half tells layers apart.
 ORDER, WEIGHT, BIAS = 0, 1, 2
 
-AT_A_TIME = 8192  # rows whose words are made at once: they stay in cache, and NumPy's calls take little beside them
+AT_A_TIME = 8192  # numbers whose words are made at once: they stay in cache, and NumPy's calls take little beside them
 
 
 def philox(row: Any, column: Any, epoch: Any, stream: Any, low: Any, high: Any) -> tuple[Any, Any, Any, Any]:
@@ -92,8 +92,7 @@ def ranked(keys: np.ndarray) -> np.ndarray:
 
 def uniform(shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
     """Numbers from [0, 1), each a multiple of 2**-53: float64 of shape (rows,) or (rows, columns)."""
-    a, b, _, _ = _words(shape, seed, stream)
-    return _unit(a, b)
+    return _drawn(shape, seed, stream, lambda a, b, c, d: _unit(a, b))
 
 
 def normal(shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
@@ -101,14 +100,21 @@ def normal(shape: tuple[int, ...], seed: int, stream: int) -> np.ndarray:
 
     Box and Muller, "A note on the generation of random normal deviates", 1958; 1 - u is never 0.
     """
-    a, b, c, d = _words(shape, seed, stream)
+    return _drawn(shape, seed, stream, _box_muller)
+
+
+def _box_muller(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
     return np.sqrt(-2.0 * np.log(1.0 - _unit(a, b))) * np.cos(2.0 * math.pi * _unit(c, d))
 
 
-def _words(shape: tuple[int, ...], seed: int, stream: int) -> tuple[np.ndarray, ...]:
-    """The words of each element, keyed by its row and column; a vector is one column."""
-    row, column = np.indices(shape if len(shape) == 2 else (*shape, 1), dtype=np.uint64)
-    return tuple(word.reshape(shape) for word in philox(row, column, np.zeros_like(row), stream, *_key(seed)))
+def _drawn(shape: tuple[int, ...], seed: int, stream: int, of: Callable[..., np.ndarray]) -> np.ndarray:
+    """float64, `of` the words of each element, keyed by its row and column; a vector is one column."""
+    made = np.empty(math.prod(shape))
+    columns = np.uint64(shape[1] if len(shape) == 2 else 1)
+    for first in range(0, len(made), AT_A_TIME):
+        row, column = np.divmod(np.arange(first, min(first + AT_A_TIME, len(made)), dtype=np.uint64), columns)
+        made[first : first + AT_A_TIME] = of(*philox(row, column, np.zeros_like(row), stream, *_key(seed)))
+    return made.reshape(shape)
 
 
 def _unit(high: np.ndarray, low: np.ndarray) -> np.ndarray:

@@ -255,12 +255,6 @@ def row(a, i):
 
 
 @word
-def fetch_ahead(c, a):
-    """The rows of block `a` will be read soon: a backend that works faster for it, with so many of them, asks for them
-    now. Nothing is read or written."""
-
-
-@word
 def gapless(c, a):
     """Whether the rows of block `a` follow on one another in memory, and the backend works faster on them as one."""
 

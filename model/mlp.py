@@ -206,7 +206,7 @@ class MLP:
 
             def after_epoch(history: History) -> bool:
                 with self._turn.lent():
-                    return any([call(self, history) is True for call in calls])
+                    return any([_is_true(call(self, history)) for call in calls])
 
             history = History()
             try:
@@ -361,6 +361,11 @@ def _hidden_activations(given: Any, layers: int) -> tuple[Activation, ...]:
             raise ValueError(f"activation: expected one, or a list of {layers} for the hidden layers, got {len(given)}")
         return tuple(activations.get(one, f"activation[{i}]") for i, one in enumerate(given))
     return (activations.get(given),) * layers
+
+
+def _is_true(returned: Any) -> bool:
+    """Whether a callback returned True: Python's, or NumPy's, which a comparison of its numbers gives."""
+    return isinstance(returned, bool | np.bool_) and bool(returned)
 
 
 def _callbacks(callbacks: Any) -> tuple[Callback, ...]:

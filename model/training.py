@@ -72,7 +72,7 @@ def train(
             measured = None if validation is None else validation.measure()
             history.add(loss, measured)
             progress.epoch()
-            if after_epoch(history):
+            if after_epoch(history) or history.interrupted:
                 break
     except KeyboardInterrupt:
         if history.steps == 0:
@@ -127,12 +127,19 @@ def _train_epoch(
             in_order=not task.shuffle,
         ):
             first, step = step, step + len(losses)
-            total += float(losses @ shares[first:step])
+            total = _added_in_turn(total, losses * shares[first:step])
             done = count()
             progress.step(done, total * rows / done if mean else total)
     except NonFinite:
         raise NonFiniteLoss(epoch, step, task.optimizer.lr, history) from None
-    except BaseException:  # between the end of some steps and their being counted, for all that is known
+    except BaseException as error:  # between the end of some steps and their being counted, for all that is known
         count()
-        raise
+        if not isinstance(error, KeyboardInterrupt) or step < len(each):
+            raise
+        history.interrupted = True  # with the epoch's last step, so that it is a whole one
     return total
+
+
+def _added_in_turn(total: float, losses: np.ndarray) -> float:
+    """One after the other, so that it makes no difference how many steps a call took: that is a matter of time."""
+    return float(np.add.accumulate(np.append(total, losses))[-1])

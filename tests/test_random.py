@@ -113,6 +113,18 @@ def test_a_number_depends_on_its_row_and_column(draw):
 
 
 @pytest.mark.parametrize("draw", [uniform, normal])
+@pytest.mark.parametrize("shape", [(3, AT_A_TIME + 5), (AT_A_TIME + 5, 3), (2 * AT_A_TIME + 5,)], ids=str)
+def test_numbers_of_several_blocks(draw, shape):
+    """Blocks end within a row as well; a row's first numbers are those of a narrower matrix."""
+    whole = draw(shape, 5, 3)
+    narrow = draw((shape[0], 2), 5, 3)
+    np.testing.assert_array_equal(whole.reshape(shape[0], -1)[:, :2], narrow[:, : len(shape)])
+    few = draw((2, *shape[1:]), 5, 3)
+    np.testing.assert_array_equal(whole[:2], few)
+    assert len(np.unique(whole)) == whole.size
+
+
+@pytest.mark.parametrize("draw", [uniform, normal])
 def test_seeds_and_streams_are_apart(draw):
     drawn = [draw((50, 4), seed, stream) for seed, stream in itertools.product(SEEDS, (0, 1, 1 << 16))]
     numbers = np.concatenate([array.ravel() for array in drawn])

@@ -33,7 +33,7 @@ from fusedmlp.backends.cpu.packing import (
 )
 from fusedmlp.backends.cpu.quick import SERIAL_FLOPS, Quick
 from fusedmlp.backends.cpu.rates import cache_folder, kept_rates, rates_of
-from fusedmlp.backends.cpu.threads import default_threads
+from fusedmlp.backends.cpu.threads import default_threads, most_at_once
 from fusedmlp.backends.gang import Gangs
 from fusedmlp.backends.plan import WORTHWHILE, Plan, Rates, choose_plan
 from fusedmlp.kernels.interpreter import INTERRUPTED
@@ -97,6 +97,7 @@ class CpuBackend(Quick):
             self.small = 0.0  # a product by BLAS has more to do before it: no call is quick
         self._rates: dict[int, Rates] = {}
         self._threads = _threads_from_environment() or default_threads()
+        self._most_at_once = most_at_once()
         self._gangs = Gangs()
         self._renew()
         os.register_at_fork(after_in_child=self._renew)
@@ -124,9 +125,16 @@ class CpuBackend(Quick):
     def threads(self, number: int) -> None:
         self._threads = number
 
+    @property
+    def threads_at_once(self) -> int:
+        """Of these, as many as can run at the same time: what is shared out without a plan that was given goes to no
+        more, since each would wait for one that does not run (784-512-256-10 by 3 workers on 2 processors is as slow as
+        by one)."""
+        return min(self.threads, self._most_at_once)
+
     def describe(self) -> str:
         vector = numba.core.config.CPU_NAME or _host_name()
-        return f"cpu: compiled by Numba {numba.__version__} for {vector}, up to {self.threads} threads"
+        return f"cpu: compiled by Numba {numba.__version__} for {vector}, up to {self.threads_at_once} threads"
 
     def facts(self) -> dict[str, str]:
         features = numba.core.config.CPU_FEATURES or _host_features()
@@ -150,26 +158,28 @@ class CpuBackend(Quick):
         """Everything that a model of that dtype would otherwise wait for."""
         for name in ("run", "loss"):
             self.entry(name, dtype)
-        if self.threads > 1:
+        if self.threads_at_once > 1:
             self.rates()
 
     def rates(self) -> Rates:
         """What this machine does with this number of threads, measured at most once in this process."""
-        threads = self.threads
+        threads = self.threads_at_once
         with self._measuring:
             if threads not in self._rates:
                 self._rates[threads] = rates_of(self)
             return self._rates[threads]
 
     def workers_for(self, flops: float) -> int:
-        if flops < SERIAL_FLOPS or self.threads == 1:
+        threads = self.threads_at_once
+        if flops < SERIAL_FLOPS or threads == 1:
             return 1
         rates = self.rates()
         serial = flops / rates.flops
-        return self.threads if serial / rates.scaling + rates.handover < WORTHWHILE * serial else 1
+        return threads if serial / rates.scaling + rates.handover < WORTHWHILE * serial else 1
 
     def plan(self, network: Network, dtype: np.dtype, batch: int, precision: str = "") -> Plan:
-        return choose_plan(network, batch, self.threads, self.rates() if self.threads > 1 else None)
+        threads = self.threads_at_once
+        return choose_plan(network, batch, threads, self.rates() if threads > 1 else None)
 
     def launch(self, body: str, dtype: np.dtype, workers: int, *arguments: Any) -> Any:
         if workers == 1:

@@ -13,7 +13,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from fusedmlp.backends.backend import LINE
 from fusedmlp.backends.views import matrix_of, size_of, sizes_of, source_of, views
 
 ARM = platform.machine().lower() in ("aarch64", "arm64")
@@ -50,34 +49,6 @@ def scratch(typing_context, c, like, rows, columns):
         return matrix_of(context, builder, types, signature, tile, zero, *sizes)
 
     return types.Array(like.dtype, 2, "C")(c, like, rows, columns), generate
-
-
-MOST_FETCHED = 1 << 14  # bytes of a block that is asked for ahead
-
-
-@intrinsic
-def fetch_ahead(typing_context, c, a):
-    """Into the second-level cache. Of a larger block nothing: a processor itself sees in time where that leads (rows of
-    784-128-10, 200 KiB a step, came a fiftieth later when they were asked for, AMD EPYC)."""
-
-    def generate(context, builder, signature, arguments):
-        source = source_of(context, builder, signature, arguments, 1)
-        rows, _ = cgutils.unpack_tuple(builder, source.shape, 2)
-        stride, _ = cgutils.unpack_tuple(builder, source.strides, 2)
-        length = builder.mul(rows, stride)
-        few = builder.icmp_signed("<=", length, int64(MOST_FETCHED))
-        start = builder.ptrtoint(source.data, int64)
-        within = builder.and_(start, int64(LINE - 1))
-        kind = ir.FunctionType(ir.VoidType(), [cgutils.voidptr_t, int32, int32, int32])
-        prefetch = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        end = builder.select(few, builder.add(length, within), int64(0))
-        with cgutils.for_range_slice(builder, int64(0), end, int64(LINE)) as (offset, _):
-            line = builder.inttoptr(builder.add(builder.sub(start, within), offset), cgutils.voidptr_t)
-            to_read, second_level, data = int32(0), int32(2), int32(1)
-            builder.call(prefetch, [line, to_read, second_level, data])
-        return context.get_dummy_value()
-
-    return types.void(c, a), generate
 
 
 # Atomics on an int64 array: arrivals and generations of the barrier, requests to stop.

@@ -88,9 +88,8 @@ def rates_of(backend: "CpuBackend") -> Rates:
 def _poor(rates: Rates, backend: "CpuBackend") -> bool:
     """Whether threads look worthless, or one core by itself slow: another program has a core, a virtual machine's cores
     are far apart for a moment, or the machine is so."""
-    most = min(backend.threads, os.cpu_count() or 1)
     near = rates.barrier <= FAR_BARRIER and rates.transfer >= FAR_TRANSFER and rates.seam <= FAR_SEAM
-    return not near or rates.scaling < ENOUGH * most or rates.elements < rates.flops / MULTIPLIED
+    return not near or rates.scaling < ENOUGH * backend.threads_at_once or rates.elements < rates.flops / MULTIPLIED
 
 
 def _undisturbed(backend: "CpuBackend") -> Rates:
@@ -107,7 +106,7 @@ def _undisturbed(backend: "CpuBackend") -> Rates:
 def measure(backend: "CpuBackend") -> Rates:
     """Products of 256 x 256 x 256 on one thread, and on all by rows; sums of matrices on one, and on all by rows, by
     columns, and by rows that change hands; barriers in a row; a call that does nothing."""
-    threads = backend.threads
+    threads = backend.threads_at_once
     a, b, z = _zeros(backend, 3, WIDTH, WIDTH)
     small, large = _zeros(backend, 2, SIDE, SIDE), _zeros(backend, 2, ROWS, COLUMNS)
 

@@ -1,14 +1,14 @@
 """How many threads this process should have."""
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 
 def core_cpus() -> list[int]:
     """A processor's number for each physical core that this process may run on."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     first: dict[str, int] = {}
-    for cpu in sorted(allowed):
+    for cpu in sorted(_allowed()):
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
         try:
             first.setdefault(siblings.read_text(), cpu)
@@ -35,5 +35,18 @@ def cgroup_quota() -> int | None:
 
 def default_threads() -> int:
     """The smaller of the physical cores that this process may run on and its control group's quota."""
-    cores, quota = len(core_cpus()), cgroup_quota()
-    return cores if quota is None else min(cores, quota)
+    return _within_quota(len(core_cpus()))
+
+
+def most_at_once() -> int:
+    """How many threads can run at the same time: as many as this process may use processors, within its quota."""
+    return _within_quota(len(_allowed()))
+
+
+def _allowed() -> Collection[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
+def _within_quota(number: int) -> int:
+    quota = cgroup_quota()
+    return number if quota is None else min(number, quota)

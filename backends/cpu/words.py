@@ -10,7 +10,7 @@ from numba.extending import intrinsic
 
 from fusedmlp.backends.cpu import mathematics
 from fusedmlp.backends.cpu.compiling import CALLED
-from fusedmlp.backends.cpu.machine import block, fetch_ahead, home, matrix, row, scratch, vector
+from fusedmlp.backends.cpu.machine import block, home, matrix, row, scratch, vector
 from fusedmlp.backends.cpu.meeting import barrier, request_stop, stopped
 from fusedmlp.backends.cpu.product import matmul_tile
 from fusedmlp.backends.cpu.rows import (
@@ -127,7 +127,6 @@ WORDS = {
     "move_out": stay,
     "block": block,
     "row": row,
-    "fetch_ahead": fetch_ahead,
     "gapless": gapless,
     "lies_by_output": lies_by_output,
     "in_place": in_place,

@@ -120,9 +120,6 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
             m = m if m >= a[j] else a[j]
         return m
 
-    def fetch_ahead(c, a):
-        pass
-
     def gapless(c, a):
         return False
 
@@ -228,7 +225,6 @@ def words_for(kind: Kind, device: Device) -> dict[str, Any]:
         "lane_column": lane_column,
         "lane_columns": lane_columns,
         "sync_lanes": sync_lanes,
-        "fetch_ahead": fetch_ahead,
         "gapless": gapless,
         "lies_by_output": lies_by_output,
         "stretch_sum": stretch_sum,

@@ -104,7 +104,6 @@ WORDS: dict[str, Any] = {
     "move_out": lambda c, *part: None,
     "block": lambda a, row, column, rows, columns: a[row : row + rows, column : column + columns],
     "row": lambda a, i: a[i],
-    "fetch_ahead": lambda c, a: None,
     "gapless": lambda c, a: False,
     "lies_by_output": lambda c, flag: flag > 0,
     "in_place": lambda c, z, y: z,

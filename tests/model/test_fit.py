@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import fusedmlp as fm
+from fusedmlp.backends.executor import Executor
 from fusedmlp.model import progress as progress_module
 from fusedmlp.model.progress import Progress
 
@@ -233,6 +234,16 @@ def test_callbacks(make, x, y):
     assert same(model, other)
 
 
+@pytest.mark.parametrize("true", [True, np.True_, np.float64(1) < 2], ids=["Python", "NumPy", "comparison"])
+def test_a_callback_that_returns_true(make, x, y, true):
+    assert make().fit(x, y, epochs=5, callbacks=[lambda *_: true], **OPTIONS).epochs == 1
+
+
+@pytest.mark.parametrize("other", [False, np.False_, None, 1, "yes", np.ones(2)], ids=str)
+def test_a_callback_that_returns_something_else(make, x, y, other):
+    assert make().fit(x, y, epochs=2, callbacks=[lambda *_: other], **OPTIONS).epochs == 2
+
+
 def test_a_training_within_a_callback(make, x, y):
     """Its own callbacks use the model; when it is done the outer callback may still, and other threads may not."""
     model, refused = make(), []
@@ -317,6 +328,42 @@ def test_ctrl_c_when_steps_are_done_and_not_yet_told(make, x, y, monkeypatch):
     for one, its in ((model, optimizer), (other, again)):
         one.fit(x, y, epochs=1, optimizer=its, shuffle=False, **OPTIONS)
     assert same(model, other)
+
+
+def test_ctrl_c_in_the_last_step_of_an_epoch(make, x, y, monkeypatch):
+    """That epoch is a whole one: with its loss, its validation and its callbacks, and the next has the next order."""
+    model, other, called = make(), make(), []
+    run, steps = model.backend.run_interruptible, -(-ROWS // BATCH)
+    taken = 0
+
+    def pressed(*arguments):
+        nonlocal taken
+        done, reached = run(*arguments)
+        taken += done
+        return done, KeyboardInterrupt() if taken == 2 * steps else reached
+
+    with monkeypatch.context() as patch:
+        patch.setattr(model.backend, "run_interruptible", pressed)
+        given = {"validation_data": (x, y), "callbacks": [lambda _, history: called.append(history.epochs)]}
+        history = model.fit(x, y, epochs=5, **given, **OPTIONS)
+    assert history.interrupted and called == [1, 2]
+    assert len(history.loss) == len(history.val_loss) == 2
+    assert (history.steps, history.rows) == (2 * steps, 2 * ROWS)
+    expected = other.fit(x, y, epochs=2, **OPTIONS)
+    assert history.loss == expected.loss
+    assert same(model, other)
+    for one in (model, other):
+        one.fit(x, y, epochs=1, **OPTIONS)
+    assert same(model, other)
+
+
+def test_a_loss_is_the_same_however_many_steps_a_call_takes(make, x, y, monkeypatch):
+    """To the bit: how many they are is a matter of time."""
+    losses = []
+    for steps in (1, 3, 7, 100):
+        monkeypatch.setattr(Executor, "_steps_of_a_call", lambda self, key, steps=steps: steps)
+        losses.append(make().fit(x, y, epochs=3, **OPTIONS | {"batch_size": 1}).loss)
+    assert losses == [losses[0]] * 4
 
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="no signals to one thread here")

@@ -98,8 +98,7 @@ def test_rates_are_the_best_of_some_measurements(monkeypatch, poor):
     made = iter([bad, bad, also, MACHINE])
     monkeypatch.setattr(rates, "measure", lambda backend: next(made))
     monkeypatch.setattr(rates, "PAUSE", 0.0)
-    monkeypatch.setattr(rates.os, "cpu_count", lambda: 2)
-    two = SimpleNamespace(threads=2)
+    two = SimpleNamespace(threads_at_once=2)
     assert rates._undisturbed(two) == replace(MACHINE, flops=2e11, elements=3e10)
     assert list(made) == [MACHINE]
     monkeypatch.setattr(rates, "measure", lambda backend: bad)
@@ -112,13 +111,13 @@ def test_poor_rates_are_measured_again_by_the_next_processes(monkeypatch, tmp_pa
 
     def process(found):
         """The rates in a process that would measure `found`, and how often it measured."""
-        backend = SimpleNamespace(threads=2, describe=lambda: "a processor", sources="these")
+        backend = SimpleNamespace(threads_at_once=2, describe=lambda: "a processor", sources="these")
         made.clear()
         monkeypatch.setattr(rates, "measure", lambda backend: made.append(found) or found)
         return rates.rates_of(backend), len(made)
 
     monkeypatch.setattr(rates, "PAUSE", 0.0)
-    monkeypatch.setattr(rates.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(rates.os, "cpu_count", lambda: 2)  # in the key
     monkeypatch.setenv("FUSEDMLP_CACHE_DIR", str(tmp_path / "mended"))
     assert process(poor) == (poor, rates.ATTEMPTS)
     assert process(replace(poor, flops=2e11)) == (replace(poor, flops=2e11), 1)

@@ -9,7 +9,9 @@ import fusedmlp as fm
 import processes
 from fusedmlp import backends
 from fusedmlp.backends import backend_of
+from fusedmlp.backends.cpu.threads import most_at_once
 from fusedmlp.backends.cuda import driver
+from fusedmlp.backends.plan import Rates
 from fusedmlp.kernels import program
 
 
@@ -288,9 +290,30 @@ def test_set_num_threads(threads):
     for number in (3, 1, 2):
         fm.set_num_threads(number)
         assert threads.threads == number
-        assert threads.workers_for(1e12) in (1, number)  # whether they pay, the measured scaling says
-        assert threads.plan(network, np.dtype(np.float32), 512).workers in (1, number)
-        assert f"up to {number} thread" in threads.describe()
+        at_once = min(number, most_at_once())
+        assert threads.workers_for(1e12) in (1, at_once)  # whether they pay, the measured scaling says
+        assert threads.plan(network, np.dtype(np.float32), 512).workers in (1, at_once)
+        assert f"up to {at_once} thread" in threads.describe()
+
+
+def test_threads_beyond_the_processors_change_no_plan(threads, monkeypatch):
+    """Three workers on two processors take as long as one: what two are given, three are given too, by the same rates."""
+    monkeypatch.setattr(threads, "_most_at_once", 2)
+    doubled = Rates(flops=1e11, elements=2e10, scaling=2.0, seam=0.0, barrier=2e-7, handover=1e-5, transfer=2e10)
+    monkeypatch.setattr(threads, "_rates", {2: doubled})
+    network = program.Network((512, 512, 512), (fm.activations.relu,) * 2)
+    for number in (2, 3, 4):
+        fm.set_num_threads(number)
+        assert threads.workers_for(1e12) == 2
+        assert threads.plan(network, np.dtype(np.float32), 512).workers == 2
+
+
+def test_most_at_once(monkeypatch):
+    """Processors that are allowed, which are more than cores where a core has two; within the quota."""
+    monkeypatch.setattr("fusedmlp.backends.cpu.threads._allowed", lambda: {0, 1, 2, 3})
+    for quota, expected in ((None, 4), (8, 4), (3, 3)):
+        monkeypatch.setattr("fusedmlp.backends.cpu.threads.cgroup_quota", lambda quota=quota: quota)
+        assert most_at_once() == expected
 
 
 @pytest.mark.parametrize("number", [0, -1])
