@@ -4,17 +4,17 @@ import gc
 import os
 import threading
 
-from fusedmlp.backends.cpu.pipelines import Closed, OneByOne
+from fusedmlp.backends.cpu.pipelines import Called, Entry
 
 # Of every compiled function. error_model: with Python's, an x / 0.0 in one worker would leave the others waiting for
 # ever, and an Adam loop of a sketch ran six times slower. No fastmath: it drops the checks for NaN.
-OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy", "pipeline_class": OneByOne}
+_OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy"}
 
 # Of an entry, which Python calls and no compiled function.
-ENTRY = OPTIONS | {"pipeline_class": Closed}
+ENTRY = _OPTIONS | {"pipeline_class": Entry}
 
-# Of functions that only other compiled functions call: the wrappers cost a third of the time to compile.
-CALLED = OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+# Of functions that only other compiled functions call.
+CALLED = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": Called}
 INLINED = CALLED | {"inline": "always"}
 INNER_LOOP = CALLED | {"forceinline": True}
 

@@ -19,7 +19,7 @@ def two_bindings(folder, digest, *order):
     from fusedmlp.backends.cpu import compiling, words
     from fusedmlp.kernels.dense import accumulate_span
 
-    options = dict(compiling.OPTIONS)
+    options = dict(compiling.ENTRY)
     array, readonly = types.Array(types.float32, 1, "C"), types.Array(types.float32, 1, "C", readonly=True)
     found = {}
     for name in order:

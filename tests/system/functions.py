@@ -10,7 +10,7 @@ from scipy import special
 
 from fusedmlp.backends import get_backend
 from fusedmlp.backends.cpu import mathematics
-from fusedmlp.backends.cpu.compiling import OPTIONS
+from fusedmlp.backends.cpu.compiling import ENTRY
 from fusedmlp.backends.cpu.product import register_tile
 from fusedmlp.kernels import activations, dense
 from fusedmlp.kernels.activations import PARAMETERS
@@ -24,7 +24,7 @@ def values(name, x):
     """The function of an array, in a loop as kernels have it."""
     word = mathematics.WORDS[name]
 
-    @njit(**OPTIONS)
+    @njit(**ENTRY)
     def body(x, y):
         for i in range(x.shape[0]):
             y[i] = word(x[i])
@@ -104,9 +104,11 @@ def span(rule, what, scalar):
         signature = (context, row, row, row, parameters)
     binder = get_backend("cpu")._binder
     holes = {name: binder._bind(hole) if callable(hole) else hole for name, hole in holes.items()}
-    dispatcher = binder._bind(body, holes, f"{rule.name}.{scalar}")
-    dispatcher.compile(signature)
-    return dispatcher.inspect_asm(signature)
+    called = binder._bind(body, holes, f"{rule.name}.{scalar}")
+    dispatcher = njit(**ENTRY)(lambda arguments: called(*arguments))
+    dispatcher.compile((types.Tuple(signature),))
+    (assembly,) = dispatcher.inspect_asm().values()
+    return assembly
 
 
 def check_loops(scalar):

@@ -6,10 +6,10 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from numba import njit
+from numba import njit, types
 from numba.core.inline_closurecall import InlineWorker
 
-from fusedmlp.backends.cpu.compiling import CALLED, ENTRY, INLINED, OPTIONS, _Uncollected
+from fusedmlp.backends.cpu.compiling import CALLED, ENTRY, INLINED, _Uncollected
 
 
 @njit(**INLINED)
@@ -30,7 +30,7 @@ def total(values, limit):
     return m
 
 
-@njit(**OPTIONS)
+@njit(**ENTRY)
 def both(values, limit):
     m = total(values, limit)
     return least(m, 100.0), total(values[::2], m)
@@ -55,7 +55,7 @@ def test_numba_has_the_pass_that_is_replaced():
 
 @njit(**CALLED)
 def extent(values):
-    """Two loops of vectors: longer than what becomes part of its caller of itself."""
+    """Two loops, for which it stays a function."""
     least, most = values[0], values[0]
     for value in values:
         least = min(least, value)
@@ -82,6 +82,30 @@ def test_what_an_entry_calls_is_its_own():
     (kept, few), (shared, many) = of_extent(wider), of_extent(extent)
     assert "internal" in kept and "internal" not in shared
     assert few <= many - 3
+
+
+def test_only_an_entry_becomes_machine_code():
+    """What it calls is optimized as part of it, and nowhere else; what has a loop stays a function."""
+
+    @njit(**CALLED)
+    def increase(values):
+        for i in range(values.shape[0]):
+            values[i] += 1.0
+
+    @njit(**ENTRY)
+    def increased(values):
+        increase(values)
+
+    increase.compile((types.Array(types.float64, 1, "C"),))
+    (made,) = increase.overloads.values()
+    assert not made.library.codegen._engine.is_symbol_defined(made.fndesc.llvm_func_name)
+    values = np.arange(100.0)
+    increased(values)
+    assert np.array_equal(values, np.arange(1.0, 101.0))
+    (within,), (by_itself,) = (function.inspect_llvm().values() for function in (increased, increase))
+    vectors = r"fadd .*<\d+ x double>"
+    assert re.search(vectors, within) and not re.search(vectors, by_itself)
+    assert re.search(r"^define internal .*increase", within, re.MULTILINE)
 
 
 @pytest.mark.parametrize("enabled", [True, False])

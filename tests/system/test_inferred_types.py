@@ -85,7 +85,7 @@ def compiled(function, **options):
             y[i] = function(x[i])
 
     array = types.Array(types.float32, 1, "C")
-    dispatcher = njit(**compiling.OPTIONS | options)(body)
+    dispatcher = njit(**compiling.ENTRY | options)(body)
     dispatcher.compile((array, array))
     (text,) = dispatcher.inspect_llvm().values()
     return text

@@ -297,7 +297,7 @@ def test_set_num_threads(threads):
 
 
 def test_threads_beyond_the_processors_change_no_plan(threads, monkeypatch):
-    """Three workers on two processors take as long as one: what two are given, three are given too, by the same rates."""
+    """Three workers on two processors take as long as one: what two are given, three are given, by the same rates."""
     monkeypatch.setattr(threads, "_most_at_once", 2)
     doubled = Rates(flops=1e11, elements=2e10, scaling=2.0, seam=0.0, barrier=2e-7, handover=1e-5, transfer=2e10)
     monkeypatch.setattr(threads, "_rates", {2: doubled})
