@@ -177,8 +177,9 @@ def _chosen_by(_backend: Any, _disabled: Any) -> Backend:
 
 def set_num_threads(n: int) -> None:
     """The most threads that a call on the CPU uses from now on, 16 for each processor of the machine at most; a plan
-    that is given has workers of its own number. FUSEDMLP_NUM_THREADS sets it at the start; the default is the smallest
-    of physical cores, allowed processors and the control group's quota."""
+    that is given has workers of its own number, and other work is shared out to no more than can run at once.
+    FUSEDMLP_NUM_THREADS sets the number at the start; the default is the smallest of physical cores, allowed processors
+    and the control group's quota."""
     if isinstance(n, bool) or not hasattr(n, "__index__"):
         raise TypeError(f"n: expected a whole number of at least 1, got {n!r}")
     if n < 1:

@@ -120,8 +120,8 @@ class Memory:
     # What a subclass says.
 
     def view(self, name: str, value: Any, dtype: str = "float32") -> Array:
-        """The library's view of an array in this memory. TypeError for what is no array, with the advice to make one of
-        `dtype`, and for an array elsewhere."""
+        """The library's view of an array in this memory. TypeError for what is no array, for lists with the advice to
+        make one of `dtype`, and for an array elsewhere."""
         if type(value) is np.ndarray:
             return value
         self.check_place(name, value, dtype)
@@ -197,7 +197,8 @@ class Memory:
         """TypeError for what is no array, is not in this memory, or has a gradient history."""
         if not is_array(value):
             kind = "None" if value is None else type(value).__name__
-            raise TypeError(f"{name}: expected an array, got {kind}; pass np.asarray({name}, dtype=np.{dtype})")
+            advice = f"; pass np.asarray({name}, dtype=np.{dtype})" if isinstance(value, list | tuple) else ""
+            raise TypeError(f"{name}: expected an array, got {kind}{advice}")
         place = {"cpu": "in the processor's memory", "cuda": "on a CUDA device"}
         if device_of(value) != self.device:
             raise Elsewhere(f"{name}: expected an array {place[self.device]}, got one on {device_of(value)}")

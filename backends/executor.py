@@ -294,7 +294,7 @@ class Executor:
         lines = [self.backend.describe()]
         if self._given_plan is not None:
             lines.append(f"plan as given: {self._given_plan}")
-        lines += [f"batches of {rows}: {plan}" for (_, rows), plan in sorted(self._plans.items())]
+        lines += dict.fromkeys(f"batches of {rows}: {plan}" for (_, rows), plan in sorted(self._plans.items()))
         return "\n".join(lines)
 
     def plan(self, batch: int, inherited: bool = False) -> Plan:

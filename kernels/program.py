@@ -355,9 +355,11 @@ class _Composer:
 
     def add_parameter(self, name: str, prefix: str = "") -> Block:
         """Room for one of Network.parameters, or for what is called by a prefix to its name."""
-        shape, first = self.shapes[name], name == next(iter(self.shapes))
-        by_output = len(shape) == 2 and self.geometry.lies_by_output(first, *shape)
-        rows, columns = (1, *shape) if len(shape) == 1 else shape if by_output else reversed(shape)
+        shape = self.shapes[name]
+        if len(shape) == 1:
+            return self.layout.add(prefix + name, 1, *shape, self.geometry.row_length(*shape))
+        by_output = self.geometry.lies_by_output(name == "0.weight", *shape)
+        rows, columns = shape if by_output else reversed(shape)
         return self.layout.add(prefix + name, rows, columns, self.geometry.row_length(columns), by_output)
 
     def add_constants(self, parameters: tuple[tuple[str, float], ...]) -> int:

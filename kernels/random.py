@@ -107,13 +107,13 @@ def _box_muller(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> n
     return np.sqrt(-2.0 * np.log(1.0 - _unit(a, b))) * np.cos(2.0 * math.pi * _unit(c, d))
 
 
-def _drawn(shape: tuple[int, ...], seed: int, stream: int, of: Callable[..., np.ndarray]) -> np.ndarray:
-    """float64, `of` the words of each element, keyed by its row and column; a vector is one column."""
+def _drawn(shape: tuple[int, ...], seed: int, stream: int, number: Callable[..., np.ndarray]) -> np.ndarray:
+    """What `number` makes of four words, for each element those of its row and column; a vector is one column."""
     made = np.empty(math.prod(shape))
     columns = np.uint64(shape[1] if len(shape) == 2 else 1)
     for first in range(0, len(made), AT_A_TIME):
         row, column = np.divmod(np.arange(first, min(first + AT_A_TIME, len(made)), dtype=np.uint64), columns)
-        made[first : first + AT_A_TIME] = of(*philox(row, column, np.zeros_like(row), stream, *_key(seed)))
+        made[first : first + AT_A_TIME] = number(*philox(row, column, np.zeros_like(row), stream, *_key(seed)))
     return made.reshape(shape)
 
 

@@ -27,14 +27,14 @@ def word(declaration: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def thin(body: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a body that becomes part of its caller when compiled: it has one caller, or next to nothing in it. Each
-    function of its own costs the compiler another pass over all that it calls."""
+    """Marks a body that becomes part of its caller when compiled: it has one caller, or next to nothing in it, or
+    returns a view, which compiled functions do not."""
     body.thin = True  # type: ignore[attr-defined]
     return body
 
 
 def inner_loop(body: Callable[..., Any]) -> Callable[..., Any]:
-    """Marks a loop over a row that becomes part of its caller's machine code, after it was optimized by itself: the
+    """Marks a loop over a row that becomes part of its caller's machine code, where another loop stays a function: the
     thirty words of a call's arguments cost as much as a row of 64 numbers. A formula is marked as well if it is so long
     that its loop would call it, and have no vectors."""
     body.inner_loop = True  # type: ignore[attr-defined]

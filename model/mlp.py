@@ -180,7 +180,8 @@ class MLP:
                          last `fit`, so that the model's one seed fixes everything
 
         Ctrl-C ends the training: the history so far is returned, with `interrupted` set and a word on the error
-        stream, and the model holds the weights of the last finished step. Before the first step it goes through. A
+        stream, and the model holds the weights of the last finished step. In an epoch's last step that epoch is ended
+        first, by its validation and callbacks, which a second Ctrl-C ends. Before the first step it goes through. A
         loss that is not finite raises NonFiniteLoss, and the model holds the weights before that step. Bad arguments
         raise TypeError or ValueError before anything is written.
         """

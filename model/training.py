@@ -126,8 +126,9 @@ def _train_epoch(
             factors=factors,
             in_order=not task.shuffle,
         ):
-            first, step = step, step + len(losses)
-            total = _added_in_turn(total, losses * shares[first:step])
+            last = step + len(losses)
+            total = _added_in_turn(total, losses * shares[step:last])
+            step = last  # at once: Ctrl-C after the last step takes the total for the epoch's
             done = count()
             progress.step(done, total * rows / done if mean else total)
     except NonFinite:

@@ -97,7 +97,6 @@ class CpuBackend(Quick):
             self.small = 0.0  # a product by BLAS has more to do before it: no call is quick
         self._rates: dict[int, Rates] = {}
         self._threads = _threads_from_environment() or default_threads()
-        self._most_at_once = most_at_once()
         self._gangs = Gangs()
         self._renew()
         os.register_at_fork(after_in_child=self._renew)
@@ -105,6 +104,7 @@ class CpuBackend(Quick):
     def _renew(self) -> None:
         """Locks and threads of this process: in a forked child those that it had are gone, and their bells."""
         self._own = _Own()
+        self._most_at_once = most_at_once()
         self._lock = threading.Lock()
         self._measuring = threading.RLock()
         self._hold = blas.Hold()
@@ -124,6 +124,7 @@ class CpuBackend(Quick):
     @threads.setter
     def threads(self, number: int) -> None:
         self._threads = number
+        self._most_at_once = most_at_once()
 
     @property
     def threads_at_once(self) -> int:
@@ -139,8 +140,9 @@ class CpuBackend(Quick):
     def facts(self) -> dict[str, str]:
         features = numba.core.config.CPU_FEATURES or _host_features()
         measured = kept_rates(self)
+        fewer = f", of which {self.threads_at_once} can run at once" if self.threads_at_once < self.threads else ""
         return {
-            "threads": f"{self.threads} (FUSEDMLP_NUM_THREADS or set_num_threads changes it)",
+            "threads": f"{self.threads}{fewer} (FUSEDMLP_NUM_THREADS or set_num_threads changes it)",
             "CPU features": " ".join(name for name in VECTOR_FEATURES if f"+{name}" in features.split(",")) or "plain",
             "kernel cache": self._kernel_folder(),
             "measured rates": f"{cache_folder()}: {measured or 'not yet'}",
@@ -332,7 +334,7 @@ class CpuBackend(Quick):
             **views,
         )
         outer = [Borrowed.of(kind) if isinstance(kind, types.Array) else kind for kind in taken.values()]
-        needed = partial(self._products.load, dtype.name) if name in entries.MULTIPLYING else None
+        needed = partial(self._products.load, dtype.name, self._binder.digest) if name in entries.MULTIPLYING else None
         announce = f"fusedmlp: compiling {name} for {dtype} (once on this machine)"
         return compile_cached(bound, tuple(outer), announce, needed)
 

@@ -58,7 +58,7 @@ def importable() -> Iterator[None]:
 
 
 @cache
-def load(name: str) -> None:
+def load(name: str, digest: str) -> None:
     """Gives LLVM the address of SciPy's product of the dtype of that name, under a symbol of our own. A ctypes pointer
     would be compiled in as a number, and defeat the cache."""
     address_of = ctypes.pythonapi.PyCapsule_GetPointer

@@ -13,7 +13,7 @@ _OPTIONS = {"nogil": True, "_nrt": False, "error_model": "numpy"}
 # Of an entry, which Python calls and no compiled function.
 ENTRY = _OPTIONS | {"pipeline_class": Entry}
 
-# Of functions that only other compiled functions call.
+# Of functions that only other compiled functions call: called from Python they end the process.
 CALLED = _OPTIONS | {"no_cpython_wrapper": True, "no_cfunc_wrapper": True, "pipeline_class": Called}
 INLINED = CALLED | {"inline": "always"}
 INNER_LOOP = CALLED | {"forceinline": True}

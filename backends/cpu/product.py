@@ -11,10 +11,10 @@ A sum runs through the inner dimension in order, from 0, in blocks of INNER term
 with the first: an order that depends on the sizes alone. (The form of such a kernel is that of Goto and van de Geijn,
 ACM TOMS 34, 2008.)
 
-The product is compiled by itself, and called by its symbol, as a library's would be: within each of its callers LLVM
-would optimize all of its forms anew. It gets the address of what it is told. Fifteen arguments would lie on
-the stack, from where LLVM takes several at once as a vector, and a load that is wider than the stores before it waits
-for all of them (2 % of 64-64-10, AMD EPYC).
+The product is compiled by itself, and called by its symbol, as a library's would be: within each entry LLVM would
+optimize all of its forms anew, in 2 s. It gets the address of what it is told. Fifteen arguments would lie on the
+stack, from where LLVM takes several at once as a vector, and a load that is wider than the stores before it waits for
+all of them (2 % of 64-64-10, AMD EPYC).
 """
 
 from dataclasses import dataclass
@@ -344,10 +344,12 @@ _FUNCTIONS = {"float32": _of_float32, "float64": _of_float64}
 
 
 @cache
-def load(name: str) -> Any:
-    """Compiles the product of the dtype of that name, or finds it on disk, and gives LLVM its address by its symbol. An
-    address compiled in as a number would defeat the cache."""
-    compiled = cached(lambda cache: cfunc(types.void(types.int64), cache=cache, error_model="numpy")(_FUNCTIONS[name]))
+def load(name: str, digest: str) -> Any:
+    """Compiles the product of the dtype of that name, or finds it on disk under the digest of all sources, and gives
+    LLVM its address by its symbol. An address compiled in as a number would defeat the cache."""
+    function = _FUNCTIONS[name]
+    function.__qualname__ = f"{function.__name__}.{digest}"
+    compiled = cached(lambda cache: cfunc(types.void(types.int64), cache=cache, error_model="numpy")(function))
     llvm.add_symbol(_symbol(name), compiled.address)
     return compiled
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WIDTH, PRODUCTS, MEETINGS = 256, 20, 1000
 ATTEMPTS, PAUSE = 5, 0.1  # measurements at most, and seconds between them
-ENOUGH = 0.8  # the share of one core's rate that each thread must add to end them, as far as there are processors
+ENOUGH = 0.8  # the share of one core's rate that each thread must add to end them
 MULTIPLIED = 30  # operations of a product in the time of an element's sum, at most: 6 to 10 on AMD EPYC, 105 disturbed
 PROCESSES = 10  # that must find the rates of a machine poor, before it is believed to be so
 CALLS, LONG = 5, 0.1  # calls that are timed at most, and seconds after which there are no more
@@ -140,8 +140,7 @@ def _zeros(backend: "CpuBackend", *shape: int) -> np.ndarray:
 
 
 def _best(call: Callable[[], Any]) -> float:
-    """Seconds of the quickest of some calls, after one to warm up: fewer where they take long, as with more workers
-    than processors."""
+    """Seconds of the quickest of some calls, after one to warm up: fewer where they take long."""
     call()
     taken = [_timed(call)]
     while len(taken) < CALLS and sum(taken) < LONG:

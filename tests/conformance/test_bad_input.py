@@ -61,7 +61,7 @@ BAD_CALLS = [
     ("dense_forward", {"x": zeros(6, 4, dtype=np.float16)}, TypeError, ["x", "float16", "float32"]),
     ("dense_forward", {"x": zeros(6, 4, dtype=np.complex64)}, TypeError, ["x", "complex64", "float32"]),
     host(NOT_CARRIED, "dense_forward", {"x": zeros(6, 4, dtype=object)}, TypeError, ["x", "object", "float32"]),
-    ("dense_forward", {"x": [[1.0] * 4] * 6}, TypeError, ["x", "list", "array"]),
+    ("dense_forward", {"x": [[1.0] * 4] * 6}, TypeError, ["x", "list", "pass np.asarray(x, dtype=np.float32)"]),
     ("dense_forward", {"activation": "relo"}, ValueError, ["activation", "relo", *NAMES]),
     ("dense_forward", {"activation": 3}, (TypeError, ValueError), ["activation", "3", *NAMES]),
     ("dense_forward", {"activation": OWN}, ValueError, ["activation", "'relu'", "formulas"]),
@@ -189,6 +189,12 @@ def test_bad_call(backend, kernel, change, error, words, rng):
     assert_message(caught, words)
     for name, array in before.items():
         np.testing.assert_array_equal(arguments[name], array, err_msg=name)
+
+
+@pytest.mark.parametrize("bias", ["relu", 0.5, {}], ids=str)
+def test_what_holds_no_numbers_is_not_told_to_become_an_array(backend, bias, rng):
+    with pytest.raises(TypeError, match=f"bias: expected an array, got {type(bias).__name__}$"):
+        backend.dense_forward(**oracle.arguments("dense_forward", rng, F32) | {"bias": bias})
 
 
 @pytest.mark.parametrize("change", [{"x": zeros(6, 3)}, {"bias": zeros(5, dtype=F64)}, {"activation": "relo"}], ids=str)

@@ -22,8 +22,13 @@ SIMULATED = (7, 2, 5)  # where bytes are exact, and larger shapes take seconds
 
 
 def allocated(call):
-    """The bytes of NumPy arrays that outlive the call, and the peak of all allocations during it."""
+    """The bytes of NumPy arrays that outlive the call, and the peak of all allocations during it: the least of three
+    calls, since those of another thread count as well, and pytest's processes have one that hears from each other."""
     call()
+    return min((_traced(call) for _ in range(3)), key=lambda both: both[1])
+
+
+def _traced(call):
     tracemalloc.start()
     try:
         before, _ = tracemalloc.get_traced_memory()

@@ -93,7 +93,7 @@ def loops(assembly):
 
 
 def span(rule, what, scalar):
-    """The assembly of a rule's inner loop, over values or over slopes."""
+    """The assembly of an entry that is a rule's inner loop, over values or over slopes."""
     numbers, row = types.Array(types.int64, 1, "C"), types.Array(scalar, 1, "C")
     context, parameters = types.Tuple((types.int64, types.int64, numbers, row)), types.UniTuple(scalar, PARAMETERS)
     if what == "value":

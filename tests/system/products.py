@@ -73,7 +73,7 @@ def check_ends(load, scratch, rng, shape, form, result):
 def main():
     tile = product.register_tile()
     for dtype in (np.dtype(np.float32), np.dtype(np.float64)):
-        load, rng = product.load(dtype.name), np.random.default_rng(0)
+        load, rng = product.load(dtype.name, ""), np.random.default_rng(0)
         scratch = np.full(product.room(dtype), np.nan, dtype)
         lanes, wide = tile.lanes(8 * dtype.itemsize), tile.columns(8 * dtype.itemsize)
         edges = itertools.product(range(1, 2 * tile.rows + 1), range(1, 2 * wide + 1))

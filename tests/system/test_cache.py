@@ -96,6 +96,12 @@ def test_edited_source_finds_no_stale_kernel(tmp_path, edit):
     assert again["cpu"] == before["cpu"]
 
 
+def test_the_product_of_other_sources_is_another(tmp_path):
+    """Numba's stamp of it sees its own file, and none of those that it is made of."""
+    found = [finish(start("product", digest, NUMBA_CACHE_DIR=tmp_path))[0] for digest in ("these", "these", "others")]
+    assert found == [0, 1, 0]
+
+
 # The folder.
 
 

@@ -9,6 +9,7 @@ import pytest
 from numba import njit, types
 from numba.core.inline_closurecall import InlineWorker
 
+import processes
 from fusedmlp.backends.cpu.compiling import CALLED, ENTRY, INLINED, _Uncollected
 
 
@@ -106,6 +107,43 @@ def test_only_an_entry_becomes_machine_code():
     vectors = r"fadd .*<\d+ x double>"
     assert re.search(vectors, within) and not re.search(vectors, by_itself)
     assert re.search(r"^define internal .*increase", within, re.MULTILINE)
+
+
+PRINTS = """
+import numpy as np
+from numba import njit
+from fusedmlp.backends.cpu.compiling import CALLED, ENTRY
+
+@njit(**CALLED)
+def halfway(n):
+    print("on the way", n)
+
+@njit(**ENTRY)
+def entry(n):
+    halfway(n)
+
+entry(3)
+"""
+
+
+def test_a_body_can_print():
+    """Which whoever looks for a fault in one wants: what is called has its environment."""
+    assert processes.python(PRINTS) == "on the way 3\n"
+
+
+def test_an_exception_comes_from_within():
+    @njit(**CALLED)
+    def refuse(n):
+        if n > 2:
+            raise ValueError("too many")
+
+    @njit(**ENTRY)
+    def entry(n):
+        refuse(n)
+
+    entry(2)
+    with pytest.raises(ValueError, match="too many"):
+        entry(3)
 
 
 @pytest.mark.parametrize("enabled", [True, False])
