@@ -16,7 +16,7 @@ FEWEST_ROUNDS = 7
 IMPORT_LIMIT = 0.010  # seconds over a bare interpreter
 FIRST_EPOCH_LIMIT = 0.3  # seconds over importing Numba and calling one cached function
 COMPILE_LIMIT = 30.0  # seconds over the same, with no kernel on disk
-COLD_ROUNDS = 3  # half a minute each
+COLD_ROUNDS = 3  # twenty seconds each
 
 BARE = "pass\n"
 IMPORT = "import fusedmlp\n"
