@@ -23,7 +23,7 @@ SIMULATED = (7, 2, 5)  # where bytes are exact, and larger shapes take seconds
 
 def allocated(call):
     """The bytes of NumPy arrays that outlive the call, and the peak of all allocations during it: the least of three
-    calls, since those of another thread count as well, and pytest's processes have one that hears from each other."""
+    calls, since those of another thread of the process count as well; what a kernel needs it allocates in each."""
     call()
     return min((_traced(call) for _ in range(3)), key=lambda both: both[1])
 
